@@ -1,0 +1,79 @@
+# What people do with a checkout. python3 (3.11 or newer) and make are all that has to be there before.
+
+PYTHON ?= python3
+RUN_ARGS ?= --tools examples.tools:ALL
+PYTEST_ARGS ?= -q
+BENCH_ARGS ?= --json build/overhead.json
+
+SHELL := /bin/sh
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	--universal --python-version 3.11
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint format bench lock clean
+
+help: ## Show what there is to do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/.ready ## Run the example calls and show what came out
+	@mkdir -p build && rm -f build/results.jsonl
+	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS)
+
+test: lint ## Lint, then run all tests
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.ready ## Check style, format and types
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --quiet --check . || { echo "run 'make format' to format these files" >&2; exit 1; }
+	.venv/bin/mypy --no-error-summary
+
+format: .venv/.ready ## Put the sources into the format that lint checks
+	.venv/bin/ruff check --quiet --fix . ; .venv/bin/ruff format --quiet .
+
+bench: .venv-bench/.ready ## Measure the overhead of a call, next to other libraries
+	@mkdir -p build
+	.venv-bench/bin/python benchmarks/overhead.py $(BENCH_ARGS)
+
+lock: ## Pin the requirements anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: $(PYTHON) -m pip install uv" >&2; exit 1; }
+	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/bench.in -o requirements/bench.txt
+
+clean: ## Remove everything that make has made
+	rm -rf .venv .venv-bench .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: an environment is made anew when its requirements have changed; when only pyproject.toml has, toolpost
+# alone is installed again.
+
+.venv/.ready: .venv/.requirements pyproject.toml
+	@.venv/bin/python $(PIP_EDITABLE)
+	@touch $@
+
+.venv/.requirements: requirements/build.txt requirements/dev.txt requirements/json-schema-suite.txt
+	$(call make_venv,.venv,requirements/dev.txt)
+	@.venv/bin/python tests/json_schema_suite.py >/dev/null
+	@touch $@
+
+.venv-bench/.ready: .venv-bench/.requirements pyproject.toml
+	@.venv-bench/bin/python $(PIP_EDITABLE)
+	@touch $@
+
+.venv-bench/.requirements: requirements/build.txt requirements/bench.txt
+	$(call make_venv,.venv-bench,requirements/bench.txt)
+	@touch $@
+
+# $(1) is the folder, $(2) what goes into it.
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "toolpost needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing);" \
+	"name another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+@echo "setting up $(1) from $(2)"
+@$(PYTHON) -m venv --clear $(1)
+@$(1)/bin/python $(PIP_INSTALL) -r requirements/build.txt
+@$(1)/bin/python $(PIP_INSTALL) --no-build-isolation -r $(2)
+endef

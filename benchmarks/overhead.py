@@ -1,0 +1,493 @@
+"""Measures what toolpost adds to a call, next to the floor (pydantic, then the function) and to other libraries.
+
+    python benchmarks/overhead.py --json build/overhead.json
+
+README.md here says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import json
+import logging
+import pstats
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import peers
+from measure import Contender, Missing, WrongAnswerError, interleaved, machine, rows, sample, table
+from pydantic import BaseModel, validate_call
+
+from toolpost import BaseTool, Tool, ToolExecutor, cache_result, create_tool_call
+
+TEXT = "It's the third of May; please select one of O'Brien's drafts, or drop all."
+PROFILED_CALLS = 20_000
+
+
+class Pair(BaseModel):
+    """The arguments of every tool here, for the floors."""
+
+    a: int
+    b: int
+
+
+class Text(BaseModel):
+    text: str
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def add_sync(a: int, b: int) -> int:
+    return a + b
+
+
+async def add_suspending(a: int, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+async def count_words(text: str) -> int:
+    return 3
+
+
+checked = validate_call(add)
+checked_sync = validate_call(add_sync)
+
+
+async def pydantic_add(a: int, b: int) -> int:
+    pair = Pair.model_validate({"a": a, "b": b})
+    return await add(pair.a, pair.b)
+
+
+async def pydantic_add_suspending(a: int, b: int) -> int:
+    pair = Pair.model_validate({"a": a, "b": b})
+    return await add_suspending(pair.a, pair.b)
+
+
+class Math(BaseTool):
+    """The tool under test. Its parameters come from the signatures."""
+
+    async def add(self, a: int, b: int) -> int:
+        return a + b
+
+    async def add_suspending(self, a: int, b: int) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    @cache_result(ttl=3600)
+    async def add_cached(self, a: int, b: int) -> int:
+        return a + b
+
+    async def count_words(self, text: str) -> int:
+        return 3
+
+    def add_leaf(self, a: int, b: int) -> int:
+        return a + b
+
+    def add_calling(self, a: int, b: int) -> int:
+        return int(a + b)
+
+    @cache_result(ttl=3600)
+    def add_leaf_cached(self, a: int, b: int) -> int:
+        return a + b
+
+
+@Tool(name="add_inline", register=False, runs_in="inline")
+def add_inline(a: int, b: int) -> int:
+    return int(a + b)
+
+
+# Each loop is written out, so that no call pays for a closure that the others do not have. They return the last answer.
+
+
+def floors(threads: ThreadPoolExecutor, batch: int) -> list[Contender]:
+    """What anybody pays who checks arguments and calls."""
+
+    async def bare(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await add(1, 2)
+        return answer
+
+    async def by_model(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            answer = await add(pair.a, pair.b)
+        return answer
+
+    async def by_validate_call(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await checked(a=1, b=2)
+        return answer
+
+    async def suspending(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            answer = await add_suspending(pair.a, pair.b)
+        return answer
+
+    async def timed(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            async with asyncio.timeout(30):
+                answer = await add_suspending(pair.a, pair.b)
+        return answer
+
+    async def text(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await count_words(Text.model_validate({"text": TEXT}).text)
+        return answer
+
+    def bare_sync(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = add_sync(1, 2)
+        return answer
+
+    def by_model_sync(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            answer = add_sync(pair.a, pair.b)
+        return answer
+
+    def by_validate_call_sync(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = checked_sync(a=1, b=2)
+        return answer
+
+    def submitted(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            answer = threads.submit(add_sync, pair.a, pair.b).result()
+        return answer
+
+    async def to_thread(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            pair = Pair.model_validate({"a": 1, "b": 2})
+            answer = await asyncio.to_thread(add_sync, pair.a, pair.b)
+        return answer
+
+    async def gathered(n: int) -> Any:
+        answers = await asyncio.gather(*[pydantic_add(i, 3 - i) for i in range(n)])
+        return answers[-1]
+
+    async def gathered_suspending(n: int) -> Any:
+        answers = await asyncio.gather(*[pydantic_add_suspending(i, 3 - i) for i in range(n)])
+        return answers[-1]
+
+    def one(name: str, what: str, loop: Callable[[int], Any], floor: str | None, **more: Any) -> Contender:
+        return Contender(name=name, what=what, loop=loop, floor=floor, **more)
+
+    asynchronous, synchronous = "async/pydantic", "sync/pydantic"
+    return [
+        one("async/bare", "await add(1, 2)", bare, asynchronous),
+        one(asynchronous, "floor: model_validate, then await add(m.a, m.b)", by_model, asynchronous),
+        one("async/validate_call", "pydantic validate_call around the function", by_validate_call, asynchronous),
+        one(
+            "suspends/pydantic",
+            "floor: model_validate, then a body that suspends once (sleep(0))",
+            suspending,
+            "suspends/pydantic",
+        ),
+        one("suspends/timeout", "the same inside asyncio.timeout(30)", timed, "suspends/pydantic"),
+        one("text/pydantic", "floor: a str of 74 characters, model_validate", text, "text/pydantic"),
+        one("sync/bare", "add(1, 2)", bare_sync, synchronous),
+        one(synchronous, "floor: model_validate, then add(m.a, m.b)", by_model_sync, synchronous),
+        one("sync/validate_call", "pydantic validate_call around the function", by_validate_call_sync, synchronous),
+        one(
+            "thread/submit",
+            "floor: model_validate, then ThreadPoolExecutor.submit(add, ...).result()",
+            submitted,
+            "thread/submit",
+            clock="wall",
+        ),
+        one(
+            "hop/to_thread",
+            "floor: model_validate, then await asyncio.to_thread(add, ...)",
+            to_thread,
+            "hop/to_thread",
+            clock="wall",
+        ),
+        one(
+            "batch/gather",
+            f"floor: asyncio.gather of {batch:,} floor calls",
+            gathered,
+            "batch/gather",
+            calls=batch,
+        ),
+        one(
+            "batch/gather-suspending",
+            "floor: the same with a body that suspends once",
+            gathered_suspending,
+            "batch/gather-suspending",
+            calls=batch,
+        ),
+    ]
+
+
+def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
+    """toolpost with default settings: checks, screening, a deadline of 30 s, metrics and recent history, no observer."""
+    tool = Math()
+    executor.add(tool)
+    executor.add(add_inline)
+    body = {d.operation: d.body for d in tool.definitions()}
+    assert body["add_leaf"].leaf and not body["add_calling"].leaf, "the labels of the rows would be wrong"
+    call = create_tool_call("Math.add", {"a": 1, "b": 2})
+
+    async def run_async(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("add", a=1, b=2)
+        return answer
+
+    async def execute_async(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await executor.execute_async(tool, "add", a=1, b=2)
+        return answer
+
+    async def by_name(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await executor.call("Math.add", a=1, b=2)
+        return answer
+
+    async def by_call(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await executor.execute_tool_call(call)
+        return answer
+
+    async def cache_hit(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("add_cached", a=1, b=2)
+        return answer
+
+    async def suspending(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("add_suspending", a=1, b=2)
+        return answer
+
+    async def text(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("count_words", text=TEXT)
+        return answer
+
+    def leaf(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = tool.run("add_leaf", a=1, b=2)
+        return answer
+
+    def inline(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = executor.call_sync("add_inline", a=1, b=2)
+        return answer
+
+    def cache_hit_sync(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = tool.run("add_leaf_cached", a=1, b=2)
+        return answer
+
+    def thread(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = tool.run("add_calling", a=1, b=2)
+        return answer
+
+    async def hop(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("add_calling", a=1, b=2)
+        return answer
+
+    async def batched(n: int) -> Any:
+        operations = [{"op": "add", "kwargs": {"a": i, "b": 3 - i}} for i in range(n)]
+        answers = await executor.execute_batch(tool, operations)
+        return answers[-1]
+
+    async def batched_suspending(n: int) -> Any:
+        operations = [{"op": "add_suspending", "kwargs": {"a": i, "b": 3 - i}} for i in range(n)]
+        answers = await executor.execute_batch(tool, operations)
+        return answers[-1]
+
+    def one(name: str, what: str, loop: Callable[[int], Any], floor: str, **more: Any) -> Contender:
+        return Contender(name=name, what=what, loop=loop, floor=floor, **more)
+
+    asynchronous = {"floor": "async/pydantic", "bar": 4.5, "below": "async/openai-agents"}
+    synchronous = {"floor": "sync/pydantic", "bar": 3.5, "below": "sync/aiecs"}
+    return [
+        one("async/run_async", "toolpost tool.run_async: the default pipeline", run_async, **asynchronous),
+        one("async/execute_async", "toolpost executor.execute_async", execute_async, **asynchronous),
+        one("async/call", "toolpost executor.call, by name", by_name, **asynchronous),
+        one(
+            "async/execute_tool_call",
+            "toolpost executor.execute_tool_call: ToolCall in, ToolResult out (JSON value, times, ids)",
+            by_call,
+            "async/pydantic",
+            read=lambda result: result.data,
+        ),
+        one("async/cache-hit", "toolpost run_async, answered by the cache", cache_hit, "async/pydantic", bar=3.0),
+        one(
+            "suspends/run_async",
+            "toolpost run_async of a body that suspends once: the deadline's timer is armed and disarmed",
+            suspending,
+            "suspends/pydantic",
+        ),
+        one("text/run_async", "toolpost run_async with that text, which is screened", text, "text/pydantic"),
+        one(
+            "sync/run-leaf",
+            "toolpost tool.run of a body whose code can neither loop nor call: runs inline",
+            leaf,
+            **synchronous,
+        ),
+        one(
+            "sync/call-inline",
+            "toolpost executor.call_sync of a body declared runs_in='inline'",
+            inline,
+            **synchronous,
+        ),
+        one("sync/cache-hit", "toolpost tool.run, answered by the cache", cache_hit_sync, "sync/pydantic", bar=3.0),
+        one(
+            "thread/run",
+            "toolpost tool.run of a body that may block: a worker thread, so that the deadline holds",
+            thread,
+            "thread/submit",
+            clock="wall",
+        ),
+        one(
+            "hop/run_async",
+            "toolpost run_async of a sync body that may block: a worker thread",
+            hop,
+            "hop/to_thread",
+            clock="wall",
+        ),
+        one(
+            "batch/execute_batch",
+            f"toolpost executor.execute_batch of {batch:,} operations, 8 at a time",
+            batched,
+            "batch/gather",
+            bar=1.5,
+            calls=batch,
+        ),
+        one(
+            "batch/execute_batch-suspending",
+            "the same with a body that suspends once",
+            batched_suspending,
+            "batch/gather-suspending",
+            calls=batch,
+        ),
+    ]
+
+
+def chosen(
+    everything: Sequence[Contender | Missing], wanted: Callable[[str], bool]
+) -> list[Contender | Missing]:
+    """The wanted ones, and what they are compared with."""
+    kept = [c for c in everything if wanted(c.name)]
+    needed = {name for c in kept if isinstance(c, Contender) for name in (c.floor, c.below) if name}
+    return [c for c in everything if wanted(c.name) or c.name in needed]
+
+
+def profile(contender: Contender, runner: asyncio.Runner) -> str:
+    """Where the time of a contender goes, by function. The profiler makes every Python call dearer than it is."""
+    calls = contender.calls or PROFILED_CALLS
+    sample(contender, 100 if contender.calls is None else calls, runner)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        sample(contender, calls, runner)
+    finally:
+        profiler.disable()
+    pstats.Stats(profiler, stream=sys.stdout).strip_dirs().sort_stats("tottime").print_stats(25)
+    return f"{calls} calls of {contender.name}"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=40, help="samples of each contender (40)")
+    parser.add_argument("--calls", type=int, default=5_000, help="most calls of a sample (5000)")
+    parser.add_argument("--batch", type=int, default=10_000, help="calls of a batch (10000)")
+    parser.add_argument("--only", metavar="PATTERN", action="append", help="names such as 'sync/*'; may be repeated")
+    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, too")
+    parser.add_argument("--profile", metavar="CONTENDER", help="show where the time of one contender goes, and end")
+    parser.add_argument("--list", action="store_true", help="name the contenders, and end")
+    options = parser.parse_args(arguments)
+    if min(options.rounds, options.calls, options.batch) < 1:
+        parser.error("--rounds, --calls and --batch are at least 1")
+    if options.profile:
+        options.only = [options.profile]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark. 0 however the bars come out; 2 when a pattern names nothing or an answer is wrong."""
+    options = parse(arguments)
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)
+
+    with asyncio.Runner() as runner, ThreadPoolExecutor(4) as threads, ToolExecutor() as executor:
+        everything: list[Contender | Missing] = [*floors(threads, options.batch), *ours(executor, options.batch)]
+        compared = {c.below for c in everything if isinstance(c, Contender) and wanted(c.name)}
+        if not options.no_peers and not options.profile or any(wanted(n) for r in peers.PEERS.values() for n in r):
+            everything += peers.contenders(runner, lambda name: wanted(name) or name in compared)
+        logging.getLogger().setLevel(logging.WARNING)  # Python's default; one of the peers sets INFO
+        found = chosen(everything, wanted)
+        if not found:
+            print(f"no contender is named {' or '.join(options.only)}; see --list", file=sys.stderr)
+            return 2
+        if options.list:
+            print("\n".join(f"{c.name:<32} {c.what}" for c in found))
+            return 0
+        measured = [c for c in found if isinstance(c, Contender)]
+        try:
+            if options.profile:
+                print(profile(next(c for c in measured if wanted(c.name)), runner))
+                return 0
+            before = machine()
+            samples = interleaved(measured, rounds=options.rounds, calls=options.calls, runner=runner)
+        except WrongAnswerError as error:
+            print(error, file=sys.stderr)
+            return 2
+    report = {
+        "machine": before,
+        "rounds": options.rounds,
+        "calls": options.calls,
+        "batch": options.batch,
+        "rows": rows(found, samples),
+    }
+    over = [row["name"] for row in report["rows"] if row.get("within") is False]
+    print(table(report["rows"]))
+    print(f"\nover their bar: {', '.join(over) or 'none'}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report | {"over": over}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Turns the three ways of writing a tool into definitions."""

@@ -1,0 +1,286 @@
+"""The one error tree: every way a call can go wrong, each with its code, status and whether trying again helps.
+
+ToolExecutionError                       root; a tool call did not give its result
+├── Rejected                             the body never ran
+│   ├── ToolNotFoundError        404     no tool or operation of that name
+│   ├── InputValidationError     400     arguments do not fit (alias ToolValidationError)
+│   ├── UnauthorizedError        401     nobody is named as the caller
+│   ├── SecurityError            403     screening refused a value
+│   ├── PermissionDeniedError    403     the caller lacks a permission
+│   ├── RateLimitError           429     too many calls; retry_after_s says when
+│   ├── OverloadedError          503     no room to run the call now
+│   └── NotSupportedError        501     this version cannot run that kind of tool
+├── Failed                               the body ran; effects may exist
+│   ├── OperationError           500     the body raised
+│   ├── ToolTimeoutError         504     the deadline passed (also the builtin TimeoutError)
+│   ├── OutputValidationError    502     the result is not JSON or does not fit the declared schema
+│   ├── RemoteToolError          502     another server failed
+│   ├── SandboxError             500     the sandbox could not be made or was lost
+│   └── CallCancelledError       499     the call was cancelled
+└── EngineError                          ours
+    ├── ConfigurationError       500     a setting or declaration is wrong (also a ValueError)
+    │   ├── DuplicateToolError   409     a name is taken
+    │   └── SchemaError          500     a schema that is not a schema
+    ├── PluginError              500     a plugin could not be loaded
+    └── StoreUnavailableError    503     a store cannot be reached
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+Outcome = Literal["not_run", "ran", "stopped", "unknown"]
+"""What became of the body: never started; ran to its end; was cancelled or killed; nobody knows."""
+
+Problem = dict[str, Any]
+"""One thing wrong with the arguments: path (JSON Pointer), loc, parameter, type, msg, expected, got."""
+
+
+class ToolExecutionError(Exception):
+    """A tool call did not give its result. Catching this catches everything toolpost raises for a call.
+
+    message is safe to show to a model; tool is the tool's name once known; details is JSON and says more.
+    """
+
+    code: str = "tool_error"
+    status: ClassVar[int] = 500
+    retryable: bool = False
+    error_type: ClassVar[str] = "ToolExecutionError"
+    outcome: Outcome = "not_run"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str = "", *, tool: str | None = None, details: dict[str, Any] | None = None):
+        super().__init__(message)
+        self.message = message
+        self.tool = tool
+        self.details = details or {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "error_type" not in cls.__dict__:
+            cls.error_type = cls.__name__
+
+    def errors(self) -> list[Problem]:
+        """What is wrong, one entry a place; empty where an error has no places."""
+        return []
+
+
+class Rejected(ToolExecutionError):
+    """The call was refused before the body ran: nothing has happened."""
+
+    code = "rejected"
+    status = 400
+    outcome: Outcome = "not_run"
+
+
+class ToolNotFoundError(Rejected):
+    """No tool, version or operation of that name is registered."""
+
+    code = "unknown_tool"
+    status = 404
+
+
+class InputValidationError(Rejected):
+    """Arguments do not fit the tool's parameters.
+
+    errors() lists each problem with its JSON Pointer path, what was expected and what came (bounded, secrets removed).
+    """
+
+    code = "invalid_input"
+    status = 400
+    error_type = "ToolValidationError"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        problems: Sequence[Problem] = (),
+        tool: str | None = None,
+        details: dict[str, Any] | None = None,
+    ):
+        self._problems = list(problems)
+        if not message:
+            message = "Parameter validation failed: " + "; ".join(p["msg"] for p in self._problems)
+        super().__init__(message, tool=tool, details=details)
+        if self._problems:
+            self.details.setdefault("errors", [public_problem(p) for p in self._problems])
+
+    def errors(self) -> list[Problem]:
+        return [dict(p) for p in self._problems]
+
+
+ToolValidationError = InputValidationError
+
+
+def public_problem(problem: Problem) -> Problem:
+    """The JSON form of a problem: everything but loc, which repeats path."""
+    return {k: v for k, v in problem.items() if k != "loc"}
+
+
+class UnauthorizedError(Rejected):
+    """The tool needs a known caller and none is named."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class SecurityError(Rejected):
+    """Screening refused an argument; details name the parameter, the rule and the role, never the value."""
+
+    code = "screened"
+    status = 403
+
+
+class PermissionDeniedError(Rejected):
+    """The caller is known but lacks a permission."""
+
+    code = "denied"
+    status = 403
+
+
+class RateLimitError(Rejected):
+    """Too many calls; retry_after_s tells when the next is granted."""
+
+    code = "rate_limited"
+    status = 429
+    retryable = True
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, **kwargs: Any):
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(Rejected):
+    """No thread, process or place in the queue is free now."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class NotSupportedError(Rejected):
+    """This version of toolpost cannot run that kind of tool, or cannot act on that policy."""
+
+    code = "not_supported"
+    status = 501
+
+
+class Failed(ToolExecutionError):
+    """The body ran, or may have: effects may exist."""
+
+    code = "failed"
+    status = 500
+    outcome: Outcome = "ran"
+
+
+class OperationError(Failed):
+    """The body raised. The original exception is the cause."""
+
+    code = "tool_failed"
+    status = 500
+    error_type = "ToolExecutionError"
+
+
+class ToolTimeoutError(Failed, builtins.TimeoutError):
+    """The deadline passed. outcome says whether the body was stopped, or (a thread) nobody knows."""
+
+    code = "timeout"
+    status = 504
+    retryable = True
+    outcome: Outcome = "stopped"
+
+
+class OutputValidationError(Failed):
+    """The body's result is not JSON, or does not fit the declared result schema."""
+
+    code = "invalid_output"
+    status = 502
+
+
+class RemoteToolError(Failed):
+    """Another server that was asked to run the tool failed."""
+
+    code = "upstream_failed"
+    status = 502
+    retryable = True
+
+
+class SandboxError(Failed):
+    """A sandbox could not be made, or was lost."""
+
+    code = "sandbox_failed"
+    status = 500
+
+
+class CallCancelledError(Failed):
+    """The call was cancelled before it ended."""
+
+    code = "cancelled"
+    status = 499
+    outcome: Outcome = "stopped"
+
+
+class EngineError(ToolExecutionError):
+    """toolpost itself, or how it was set up, is at fault."""
+
+    code = "engine_error"
+    status = 500
+
+
+class ConfigurationError(EngineError, ValueError):
+    """A setting or a declaration is wrong; raised when it is made, with the fix in the message."""
+
+    code = "configuration"
+
+
+class DuplicateToolError(ConfigurationError):
+    """A tool of that name and version is registered already."""
+
+    code = "duplicate_tool"
+    status = 409
+
+
+class SchemaError(ConfigurationError):
+    """A schema that is not a schema."""
+
+    code = "bad_schema"
+
+
+class PluginError(EngineError):
+    """A plugin or tool module could not be loaded."""
+
+    code = "plugin"
+
+
+class StoreUnavailableError(EngineError):
+    """A store cannot be reached."""
+
+    code = "store_unavailable"
+    status = 503
+    retryable = True
+
+
+class ToolError(Failed):
+    """What a tool's author raises to fail a call with a code and a hint whether trying again may help.
+
+    Raised inside a body it reaches the caller unchanged: `raise ToolError("no such order", code="NOT_FOUND")`.
+    """
+
+    code = "tool_error"
+    status = 500
+    error_type = "ToolError"
+
+    def __init__(
+        self,
+        message: str = "",
+        retryable: bool = False,
+        code: str = "tool_error",
+        *,
+        tool: str | None = None,
+        details: dict[str, Any] | None = None,
+    ):
+        super().__init__(message, tool=tool, details=details)
+        self.retryable = retryable
+        self.code = code

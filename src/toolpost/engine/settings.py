@@ -1,0 +1,338 @@
+"""ExecutorConfig: every setting of the engine, its default, its bounds, and who set it."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import threading
+from collections.abc import Callable, Mapping
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from toolpost.calls.errors import ConfigurationError
+from toolpost.engine import forms
+from toolpost.engine.environment import (
+    PREFIX,
+    Given,
+    by_setting,
+    from_environment,
+    from_file,
+    settings_file,
+    variable_table,
+    variables_of,
+)
+
+CODE: Final = "code"
+DEFAULT: Final = "default"
+HIDDEN: Final = "********"
+
+
+class EffectiveSetting(NamedTuple):
+    """One setting as it stands. value is JSON: a secret that is set is asterisks, one that is not None."""
+
+    name: str
+    value: Any
+    origin: str
+    description: str
+
+
+class _Book:
+    """What a config knows beside its values: who set them, the worker's variables, who listens.
+
+    A copy and a pickle have no listeners. All are equal: configs are compared by their values.
+    """
+
+    __slots__ = ("listeners", "origins", "reserved")
+
+    def __init__(self, origins: Mapping[str, str], reserved: Mapping[str, str]):
+        self.origins = dict(origins)
+        self.reserved = dict(reserved)
+        self.listeners: tuple[Callable[[str], None], ...] = ()
+
+    def __reduce__(self) -> tuple[type[_Book], tuple[dict[str, str], dict[str, str]]]:
+        return _Book, (self.origins, self.reserved)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Book)
+
+
+_ASSIGNING: Final = threading.Lock()  # an assignment reads all values of a config and replaces them
+
+
+class ExecutorConfig(BaseModel):
+    """Every setting of an executor. The constructor takes what it is given; load() asks file and environment.
+
+    A value is checked when it is given and whenever one is assigned, and types are not converted: "5" is no
+    number, True no integer. A wrong value and an unknown name raise ConfigurationError, a ValueError, and
+    change nothing. Safe from any thread.
+    """
+
+    model_config = ConfigDict(validate_assignment=True, extra="forbid", hide_input_in_errors=True)
+
+    enable_cache: forms.Switch = Field(
+        True, description="Whether results may be kept; a tool still has to declare that it wants it."
+    )
+    cache_size: forms.Count = Field(100, description="Most results kept; the one longest unused goes first.")
+    cache_ttl: forms.Count = Field(3600, description="Seconds a result is kept when its tool does not say.")
+    cache_backend: forms.CacheBackendSetting = Field(
+        "memory", description="Where results are kept; redis is refused until a later release brings it."
+    )
+    cache_redis_url: forms.RedisUrl = Field(None, description="The Redis of a shared cache; secret.")
+    cache_prefix: forms.Word = Field("tool_cache", description="How keys in a shared cache begin.")
+
+    max_workers: forms.Count = Field(4, description="Most threads that run the bodies of synchronous tools.")
+    io_concurrency: forms.Count = Field(8, description="Most calls of one batch that run at a time.")
+    chunk_size: forms.Count = Field(10_000, description="Items of large data a tool takes at a time.")
+    thread_pool_type: forms.PoolTypeSetting = Field(
+        "thread", description="Where synchronous bodies run; processes can be killed, threads cannot."
+    )
+    max_threads_per_worker: forms.Count = Field(4, description="Most threads in one process of a pool.")
+
+    timeout: forms.Deadline = Field(
+        30.0,
+        description="Seconds from a call's arrival to its end, retries included; also named default_timeout.",
+    )
+    cancel_grace_s: forms.Seconds = Field(1.0, description="Seconds a cancelled asynchronous body has to clean up.")
+    retry_attempts: forms.CountOrZero = Field(
+        3, description="Most tries of a call that is retried; 0 means one, as 1 does."
+    )
+    retry_backoff: forms.Factor = Field(1.0, description="Factor on the growing waits between tries.")
+
+    max_input_size: forms.Count = Field(1_048_576, description="Most bytes of all arguments of a call.")
+    max_depth: forms.Depth = Field(64, description="Most levels of lists and objects in arguments.")
+    max_items: forms.Count = Field(100_000, description="Most members of all lists and objects in arguments.")
+    max_file_size: forms.Count = Field(1_000_000, description="Most bytes of a file that a tool reads.")
+    allowed_file_extensions: forms.Extensions = Field(
+        (), description="Extensions, in lower case, of the files that tools open; empty means all."
+    )
+    allowed_directories: forms.Folders = Field(
+        (), description="Directories in and below which tools open files; empty leaves it to the tool."
+    )
+    sandbox_root: forms.Folder = Field(Path("/tmp/tool-exec"), description="Directory in which sandboxes are made.")
+
+    enable_security_checks: forms.Switch = Field(True, description="Whether text in arguments is screened.")
+    security_level: forms.SecurityLevelSetting = Field("medium", description="How much is screened.")
+    sanitization_rules: forms.SanitizationRulesSetting = Field(
+        "standard", description="strict applies every rule to every text, whatever its parameter is for."
+    )
+
+    enable_rate_limiting: forms.Switch = Field(False, description="Whether max_calls_per_minute holds.")
+    max_calls_per_minute: forms.CountOrNone = Field(None, description="Most calls within a minute.")
+    rate_limit_by_user: forms.Switch = Field(
+        True, description="Whether each user has so many calls, or all of them together."
+    )
+
+    log_level: forms.LogLevelSetting = Field("INFO", description="Least severity that is logged.")
+    log_execution_time: forms.Switch = Field(True, description="Whether the time a call took is logged.")
+    debug: forms.Switch = Field(False, description="Whether calls are logged in every detail.")
+    enable_metrics: forms.Switch = Field(True, description="Whether calls are counted and timed.")
+    metrics_backend: forms.MetricsBackendSetting = Field(
+        "none", description="Where metrics go; prometheus is refused until a later release brings it."
+    )
+    prometheus_port: forms.Port = Field(9090, description="Port on which Prometheus finds the metrics.")
+    metrics_interval: forms.Count = Field(60, description="Seconds between two reports of metrics.")
+
+    plugins: forms.Attributes = Field((), description="Tools that are imported when the executor starts.")
+
+    arcade_api_key: forms.Secret = Field(None, description="Key for an Arcade server (later release); secret.")
+    arcade_base_url: forms.Url = Field("https://api.arcade.dev", description="The Arcade server (later release).")
+    oauth_client_id: forms.WordOrNone = Field(None, description="The OAuth client (later release).")
+    oauth_client_secret: forms.Secret = Field(None, description="Its secret (later release); secret.")
+    oauth_redirect_uri: forms.UrlOrNone = Field(
+        None, description="Where OAuth providers send users back to (later release)."
+    )
+    database_url: forms.Secret = Field(None, description="Database for records (later release); secret.")
+    secret_key: forms.Secret = Field(None, description="What tokens are signed with (later release); secret.")
+    allowed_hosts: forms.Hosts = Field(
+        (), description="Host names, in lower case, that an HTTP server answers to (later release)."
+    )
+
+    _book: _Book = PrivateAttr(default_factory=lambda: _Book({}, {}))
+
+    # Hidden from type checkers, which know the settings as keywords and attributes and should go on doing so.
+    if not TYPE_CHECKING:
+
+        def __init__(self, /, **settings: Any):
+            self._fill(_by_code(settings), {})
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                super().__setattr__(name, value)
+            else:
+                self._assign(name, value)
+
+    @classmethod
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Settings from a file, over it the environment, over that code; only the value that wins is checked.
+
+        file is TOML; without it the one TOOL_EXECUTOR_CONFIG names is read, else toolpost.toml in the working
+        directory if there is one. environ stands in for os.environ. Raises ConfigurationError for a wrong
+        value, an unknown name and a file that cannot be read.
+        """
+        variables = os.environ if environ is None else environ
+        path = settings_file(file, variables)
+        in_file = {} if path is None else from_file(path, FORMS, ALIASES)
+        in_environment, reserved = from_environment(variables, _VARIABLES, FORMS)
+        in_code = {} if overrides is None else _by_code(overrides)
+        config = cls.__new__(cls)
+        config._fill(in_file | in_environment | in_code, reserved)
+        return config
+
+    @property
+    def default_timeout(self) -> float | None:
+        """timeout by its other name."""
+        return self.timeout
+
+    @property
+    def reserved(self) -> dict[str, str]:
+        """The queue worker's variables, as they stood in the environment; the engine does not use them."""
+        return dict(self._book.reserved)
+
+    def origin(self, setting: str) -> str:
+        """Who set it: "default", "file <path>", "environment <VARIABLE>" or "code"."""
+        (name,) = _by_code({setting: None})
+        return self._book.origins.get(name, DEFAULT)
+
+    def effective(self) -> list[EffectiveSetting]:
+        """Every setting as it stands, and who set it, fit to be shown."""
+        return [
+            EffectiveSetting(
+                name,
+                HIDDEN if FORMS[name].secret and value is not None else value,
+                self._book.origins.get(name, DEFAULT),
+                type(self).model_fields[name].description or "",
+            )
+            for name, value in self.model_dump(mode="json").items()
+        ]
+
+    def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Have callback called with a setting's name after each assignment; returns what ends that.
+
+        It runs in the assigning thread. When it raises, the assignment is undone and raises the same, and
+        whoever was told of it is told again.
+        """
+        with _ASSIGNING:
+            self._book.listeners += (callback,)
+
+        def end() -> None:
+            with _ASSIGNING:
+                self._book.listeners = tuple(other for other in self._book.listeners if other is not callback)
+
+        return end
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A config of its own with the same values and no listeners; update is assigned to it, so checked."""
+        copied = copy(self)
+        for name, value in (update or {}).items():
+            setattr(copied, name, value)
+        return copied
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._book = copy(self._book)
+        return copied
+
+    def _fill(self, given: Mapping[str, Given], reserved: Mapping[str, str]) -> None:
+        refusal = None
+        try:
+            BaseModel.__init__(self, **{name: value for name, (value, _) in given.items()})
+        except ValidationError as exc:
+            refusal = _refusal(exc, given)
+        if refusal is not None:  # raised out here, so that no error in its context holds a secret
+            raise refusal
+        self._book = _Book({name: origin for name, (_, origin) in given.items()}, reserved)
+
+    def _assign(self, name: str, value: Any) -> None:
+        ((setting, given),) = _by_code({name: value}).items()
+        before = Given(getattr(self, setting), self.origin(setting))
+        self._put(setting, given)
+        told: list[Callable[[str], None]] = []
+        agreed = False
+        try:
+            for listener in self._book.listeners:
+                listener(setting)
+                told.append(listener)
+            agreed = True
+        finally:
+            if not agreed:
+                self._put(setting, before)
+                for listener in told:
+                    listener(setting)
+
+    def _put(self, setting: str, given: Given) -> None:
+        refusal = None
+        with _ASSIGNING:
+            try:
+                super().__setattr__(setting, given.value)
+                self._book.origins[setting] = given.origin
+            except ValidationError as exc:
+                refusal = _refusal(exc, {setting: given})
+        if refusal is not None:
+            raise refusal
+
+
+ALIASES: Final[Mapping[str, str]] = {"default_timeout": "timeout"}
+"""Another name of a setting in code and files -> the setting."""
+
+FORMS: Final[Mapping[str, forms.Form]] = {
+    name: next(part for part in info.metadata if isinstance(part, forms.Form))
+    for name, info in ExecutorConfig.model_fields.items()
+}
+"""How each setting is written."""
+
+_VARIABLES: Final = variable_table(FORMS)
+
+
+def refuse_unsupported(config: ExecutorConfig) -> list[str]:
+    """A sentence for each setting that asks for what this version cannot do yet; empty when it can do all."""
+    unsupported = (("cache_backend", "redis", "memory"), ("metrics_backend", "prometheus", "none"))
+    return [
+        f"{name} is {value!r} ({config.origin(name)}), which a later release brings; set it to {instead!r}"
+        for name, value, instead in unsupported
+        if getattr(config, name) == value
+    ]
+
+
+def _by_code(settings: Any) -> dict[str, Given]:
+    if not isinstance(settings, Mapping):
+        raise ConfigurationError(f"settings must be a mapping of names to values, got {_shown(settings)}")
+    named = by_setting(settings, CODE, FORMS, ALIASES)
+    return {name: Given(value, CODE) for name, value in named.items()}
+
+
+def _refusal(exc: ValidationError, given: Mapping[str, Given]) -> ConfigurationError:
+    """What pydantic found, one sentence a setting, without secrets."""
+    found: dict[str, Any] = {}
+    for error in exc.errors(include_url=False):
+        name, *member = error["loc"]
+        found.setdefault(str(name), error["input"] if member else given[str(name)].value)
+    return ConfigurationError("; ".join(_sentence(name, got, given[name].origin) for name, got in found.items()))
+
+
+def _sentence(name: str, got: Any, origin: str) -> str:
+    form = FORMS[name]
+    sentence = f"{name} must be {form.expected}, got {HIDDEN if form.secret else _shown(got)} ({origin})"
+    variable = origin.removeprefix("environment ")
+    if variable in _VARIABLES and not variable.startswith(PREFIX):
+        own = variables_of(name)[0]
+        sentence += f"; if {variable} is meant for another program, set {own}, which is read before it"
+    return sentence
+
+
+def _shown(value: Any) -> str:
+    """A repr of bounded length."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer with more digits than Python converts
+        return f"a number of type {type(value).__name__}"

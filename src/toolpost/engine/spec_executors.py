@@ -1,0 +1,266 @@
+"""Executors of specs: one tool each, run by the same pipeline as every other, with the caller's context."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import orjson
+
+from toolpost.authoring.specs import DbToolSpec, FunctionToolSpec, HttpToolSpec, ToolSpec
+from toolpost.calls.call import Caller, new_id
+from toolpost.calls.context import ToolContext
+from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.errors import ConfigurationError, InputValidationError, NotSupportedError, ToolExecutionError
+from toolpost.calls.result import ToolResult, ToolUsage, failed_result
+from toolpost.engine.executor import ToolExecutor, get_executor
+from toolpost.pipeline.compile import Handler, compile, with_stages
+from toolpost.pipeline.handed import handed_for
+from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.screen import screen
+
+
+class BaseToolExecutor:
+    """Runs the tool of one spec. The spec is read when the executor is made; later changes to it have no effect.
+
+    executor is the ToolExecutor whose settings, threads and metrics are used (the process's by default).
+    Raises NotSupportedError for a spec that asks for a policy this version does not act on.
+    """
+
+    spec_type: ClassVar[type[ToolSpec]] = ToolSpec
+
+    def __init__(
+        self, spec: ToolSpec, func: Callable[..., Any] | None = None, *, executor: ToolExecutor | None = None
+    ) -> None:
+        if not isinstance(spec, self.spec_type):
+            raise ConfigurationError(
+                f"{type(self).__name__} takes a {self.spec_type.__name__}, got {type(spec).__name__}"
+            )
+        asked = spec.unsupported()
+        if asked:
+            raise NotSupportedError(f"{spec.tool_name}: " + "; ".join(asked))
+        self.spec = spec
+        self.definition: ToolDefinition = spec.define(func)
+        self._executor = executor if executor is not None else get_executor()
+        self._handler: Handler | None = None
+        self._epoch = -1
+
+    async def execute(self, args: Mapping[str, Any], ctx: ToolContext | None = None) -> ToolResult:
+        """Run the tool and report how it ended; raises nothing for a tool's failure.
+
+        ctx says who asks (its auth["permissions"] are the caller's scopes), until when (deadline_ts) and with which
+        services.
+        """
+        clock = self._executor._clock
+        started = clock.stopwatch()
+        context = ctx if ctx is not None else ToolContext()
+        call_id = context.call_id or new_id()
+        if not isinstance(args, Mapping):
+            error: ToolExecutionError = InputValidationError(
+                f"Parameter validation failed: arguments must be an object, got {type(args).__name__}"
+            )
+            return self._failed(call_id, error, 0.0, context, None)
+        inv = self._invocation(dict(args), context, call_id)
+        try:
+            value = await self._compiled()(inv)
+        except ToolExecutionError as error:
+            return self._failed(call_id, error, clock.stopwatch() - started, context, inv)
+        return self._create_result(value, inv, clock.stopwatch() - started)
+
+    def _invocation(self, args: dict[str, Any], ctx: ToolContext, call_id: str) -> Invocation:
+        inv = Invocation.of(args)
+        inv.id = call_id
+        inv.encode = True
+        inv.handed = ctx
+        inv.task_id = ctx.task_id
+        inv.logs = []
+        role = ctx.auth.get("user_role")
+        inv.caller = Caller(
+            user_id=ctx.user_id,
+            tenant=ctx.tenant_id,
+            session_id=ctx.session_id,
+            scopes=frozenset(ctx.auth.get("permissions") or ()),
+            roles=frozenset([role] if role else ()),
+        )
+        if ctx.deadline_ts is not None:
+            inv.deadline_s = max(0.0, ctx.deadline_ts - self._executor._clock.now())
+        return inv
+
+    def _compiled(self) -> Handler:
+        executor = self._executor
+        if self._handler is None or self._epoch != executor._epoch:
+            epoch = executor._epoch
+            order = with_stages(screen, handed_for(self.spec))
+            self._handler = compile(self.definition, executor._services, order)
+            self._epoch = epoch
+        return self._handler
+
+    def _create_result(self, value: Any, inv: Invocation, elapsed_s: float) -> ToolResult:
+        """The result of a call that succeeded, as the spec says who it is for."""
+        return ToolResult(
+            call_id=inv.id,
+            tool_name=self.spec.tool_name,
+            success=True,
+            data=value,
+            execution_time_ms=elapsed_s * 1000.0,
+            metadata={"user_id": inv.caller.user_id, "timestamp": time.time()},
+            source=inv.source,
+            attempts=inv.attempts,
+            return_type=self.spec.return_type,
+            return_target=self.spec.return_target,
+            usage=self._calculate_usage(inv.arguments, value, inv),
+            logs=list(inv.logs or ()),
+        )
+
+    def _calculate_usage(self, args: Mapping[str, Any], value: Any, inv: Invocation | None = None) -> ToolUsage:
+        """Bytes in and out as JSON, and how the call was served."""
+        return ToolUsage(
+            input_bytes=_size(args),
+            output_bytes=_size(value),
+            attempts=inv.attempts if inv is not None else 1,
+            retries=max(0, inv.attempts - 1) if inv is not None else 0,
+            cached_hit=inv is not None and inv.source == "cache",
+        )
+
+    def _generate_idempotency_key(self, args: Mapping[str, Any], ctx: ToolContext | None = None) -> str:
+        """A digest of tool, version, tenant, user, session and arguments, each preceded by its length."""
+        context = ctx if ctx is not None else ToolContext()
+        whose = [context.tenant_id, context.user_id, context.session_id]
+        parts = [self.spec.tool_name, self.spec.version, *(w or "" for w in whose)]
+        digest = hashlib.sha256()
+        for part in [*(p.encode() for p in parts), orjson.dumps(dict(args), option=orjson.OPT_SORT_KEYS)]:
+            digest.update(len(part).to_bytes(8, "big") + part)
+        return digest.hexdigest()
+
+    def _failed(
+        self, call_id: str, error: ToolExecutionError, elapsed_s: float, ctx: ToolContext, inv: Invocation | None
+    ) -> ToolResult:
+        attempts = inv.attempts if inv is not None else 0
+        usage = ToolUsage(attempts=attempts, input_bytes=_size(inv.arguments) if inv is not None else 0)
+        result = failed_result(call_id, self.spec.tool_name, error, elapsed_s=elapsed_s, attempts=attempts, usage=usage)
+        logs = list(inv.logs or ()) if inv is not None else []
+        return replace(result, return_type=self.spec.return_type, return_target=self.spec.return_target, logs=logs)
+
+
+def _size(value: Any) -> int:
+    try:
+        return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str))
+    except (TypeError, ValueError):
+        return 0
+
+
+class FunctionToolExecutor(BaseToolExecutor):
+    """Runs a function that takes the arguments as one dict, and the context if it has a second parameter for it."""
+
+    spec_type = FunctionToolSpec
+
+    def __init__(self, spec: ToolSpec, func: Callable[..., Any], *, executor: ToolExecutor | None = None) -> None:
+        super().__init__(spec, func, executor=executor)
+
+
+class HttpToolExecutor(BaseToolExecutor):
+    """Checks the calls of an HTTP spec; in this version each one is then refused with NotSupportedError."""
+
+    spec_type = HttpToolSpec
+
+
+class DbToolExecutor(BaseToolExecutor):
+    """Checks the calls of a database spec; in this version each one is then refused with NotSupportedError."""
+
+    spec_type = DbToolSpec
+
+
+class NoOpExecutor(BaseToolExecutor):
+    """Checks and screens a call as any executor does, and runs nothing: its content is the checked arguments."""
+
+    def __init__(
+        self, spec: ToolSpec, func: Callable[..., Any] | None = None, *, executor: ToolExecutor | None = None
+    ) -> None:
+        def nothing(args: dict[str, Any]) -> dict[str, Any]:
+            return args
+
+        values = {name: getattr(spec, name) for name in FunctionToolSpec.model_fields if name != "tool_type"}
+        super().__init__(FunctionToolSpec(**values), nothing, executor=executor)
+
+
+Maker = Callable[..., BaseToolExecutor]
+
+
+class ExecutorFactory:
+    """Makes the executor that fits a spec. Makers of one's own can be registered by name, for each kind of spec."""
+
+    def __init__(self) -> None:
+        self._makers: dict[str, dict[str, Maker]] = {
+            "function": {"standard": FunctionToolExecutor, "noop": NoOpExecutor},
+            "http": {"standard": HttpToolExecutor, "noop": NoOpExecutor},
+            "db": {"standard": DbToolExecutor, "noop": NoOpExecutor},
+        }
+
+    def create_executor(
+        self, spec: ToolSpec, func: Callable[..., Any] | None = None, executor_type: str = "standard"
+    ) -> BaseToolExecutor:
+        """An executor for spec. Raises ConfigurationError for a type nobody registered, or a missing function."""
+        kind = "function" if isinstance(spec, FunctionToolSpec) else "http" if isinstance(spec, HttpToolSpec) else "db"
+        makers = self._makers[kind]
+        if executor_type not in makers:
+            raise ConfigurationError(
+                f"no {kind} executor is named {executor_type!r}; there are {', '.join(sorted(makers))}"
+            )
+        if kind == "function":
+            if func is None and executor_type == "standard":
+                raise ConfigurationError(
+                    f"{spec.tool_name}: a function spec needs its function: create_executor(spec, func)"
+                )
+            return makers[executor_type](spec, func)
+        return makers[executor_type](spec)
+
+    def register_function_executor(self, name: str, maker: Maker) -> None:
+        """Name a maker (spec, func) -> executor."""
+        self._register("function", name, maker)
+
+    def register_http_executor(self, name: str, maker: Maker) -> None:
+        """Name a maker (spec) -> executor."""
+        self._register("http", name, maker)
+
+    def register_db_executor(self, name: str, maker: Maker) -> None:
+        """Name a maker (spec) -> executor."""
+        self._register("db", name, maker)
+
+    def unregister_function_executor(self, name: str) -> None:
+        """Forget a maker."""
+        self._unregister("function", name)
+
+    def unregister_http_executor(self, name: str) -> None:
+        """Forget a maker."""
+        self._unregister("http", name)
+
+    def unregister_db_executor(self, name: str) -> None:
+        """Forget a maker."""
+        self._unregister("db", name)
+
+    def list_function_executors(self) -> list[str]:
+        """Names, sorted."""
+        return sorted(self._makers["function"])
+
+    def list_http_executors(self) -> list[str]:
+        """Names, sorted."""
+        return sorted(self._makers["http"])
+
+    def list_db_executors(self) -> list[str]:
+        """Names, sorted."""
+        return sorted(self._makers["db"])
+
+    def _register(self, kind: str, name: str, maker: Maker) -> None:
+        if not callable(maker):
+            raise ConfigurationError(f"a maker of {kind} executors must be callable, got {type(maker).__name__}")
+        if name in self._makers[kind]:
+            raise ConfigurationError(f"a {kind} executor named {name!r} is registered already; unregister it first")
+        self._makers[kind][name] = maker
+
+    def _unregister(self, kind: str, name: str) -> None:
+        if name not in self._makers[kind]:
+            raise ConfigurationError(f"no {kind} executor is named {name!r}; there are {', '.join(self._makers[kind])}")
+        del self._makers[kind][name]

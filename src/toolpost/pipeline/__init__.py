@@ -1,0 +1,1 @@
+"""Wraps a runner in stages, once per tool."""

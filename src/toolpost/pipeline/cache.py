@@ -1,0 +1,91 @@
+"""cache: the result of an earlier equal call, for tools that declare it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from toolpost.calls.call import ANONYMOUS
+from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.policies import given
+from toolpost.pipeline.invocation import Done, Invocation
+from toolpost.pipeline.services import Services
+from toolpost.stores.memory import MemoryCache
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from toolpost.pipeline.compile import Handler
+
+logger = logging.getLogger("toolpost")
+SORTED = orjson.OPT_SORT_KEYS
+
+
+def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
+    """Answer from the cache, else run and keep the value. Errors are never kept; a ttl that breaks is logged."""
+    policy = given(tool.policies.over(services.defaults).cache)
+    if policy is None or not services.cache_enabled:
+        return next
+    get, put, missing = services.cache.get, services.cache.put, MemoryCache.MISSING
+    dumps = orjson.dumps
+    prefix = f"{tool.name}@{tool.version}:{tool.digest}"
+    scope_of = _SCOPES[policy.per]
+    ttl = policy.ttl_s
+    fixed_ttl_s = services.cache_ttl_s if ttl is None or callable(ttl) else ttl
+
+    def ttl_of(value: Any, inv: Invocation) -> float:
+        if not callable(ttl):
+            return fixed_ttl_s
+        try:
+            chosen = ttl(value, inv.kwargs)
+            return fixed_ttl_s if chosen is None else float(chosen)
+        except Exception:
+            logger.exception("ttl of %s failed; the result is not kept", tool.name)
+            return 0.0
+
+    async def miss(inv: Invocation, key: Hashable) -> Any:
+        value = await next(inv)
+        put(key, value, ttl_of(value, inv))
+        return value
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        try:
+            arguments = dumps(inv.arguments, None, SORTED)
+        except (TypeError, ValueError):
+            return next(inv)  # no canonical form (not JSON, a number too large), so no key
+        if b"null" in arguments and _has_nan(inv.arguments):
+            return next(inv)
+        alone = inv.caller is ANONYMOUS and inv.task_id is None
+        key = (prefix, arguments) if alone else (prefix, scope_of(inv), arguments)
+        value = get(key)
+        if value is missing:
+            return miss(inv, key)
+        inv.source = "cache"
+        return Done(value)
+
+    return handler
+
+
+def _of_task(inv: Invocation) -> Hashable:
+    caller = inv.caller
+    return (caller.tenant, caller.user_id, inv.task_id)
+
+
+_SCOPES: dict[str, Callable[[Invocation], Hashable]] = {
+    "task": _of_task,
+    "user": lambda inv: (inv.caller.tenant, inv.caller.user_id),
+    "tenant": lambda inv: inv.caller.tenant,
+    "global": lambda inv: None,
+}
+
+
+def _has_nan(value: Any) -> bool:
+    """Whether a float without JSON form is in it: orjson writes those as null, which must not be taken for None."""
+    if isinstance(value, float):
+        return value != value or value in (float("inf"), float("-inf"))
+    if isinstance(value, dict):
+        return any(_has_nan(v) for v in value.values())
+    return isinstance(value, (list, tuple)) and any(_has_nan(v) for v in value)

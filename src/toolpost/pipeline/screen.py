@@ -1,0 +1,80 @@
+"""screen: text arguments are judged by the role of their parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.errors import SecurityError
+from toolpost.calls.policies import Screening, given
+from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.services import Services
+from toolpost.security.rules import Level, Screen, role_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from toolpost.pipeline.compile import Handler
+
+NO_TEXT = frozenset({"integer", "number", "boolean", "null"})
+
+
+def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
+    """Refuse a value that a rule of its parameter's role finds hostile. A rule that breaks refuses, too."""
+    policy = given(tool.policies.over(services.defaults).screening) or Screening()
+    if not services.screening or (tool.policies.screening is None):
+        return next
+    level = cast("Level", policy.level or services.security_level)
+    screens = screens_of(tool.parameters, policy, level, services.rules)
+    extras = None
+    if tool.parameters.get("additionalProperties", True) is not False:
+        extras = Screen("text", level, untrusted=policy.untrusted, extra=services.rules)
+        extras = None if extras.empty else extras
+    if not screens and extras is None:
+        return next
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        arguments = inv.arguments
+        for name, value in arguments.items():
+            judge = screens.get(name)
+            if judge is not None:
+                finding = judge.check(value)
+            elif extras is not None and name not in declared:
+                finding = extras.check(value)
+            else:
+                continue
+            if finding is not None:
+                raise refusal(name, finding)
+        return next(inv)
+
+    declared = frozenset(tool.parameters.get("properties", {}))
+    return handler
+
+
+def screens_of(
+    parameters: Mapping[str, Any], policy: Screening, level: Level, rules: tuple[Any, ...] = ()
+) -> dict[str, Screen]:
+    """Parameter name -> what judges it; parameters that can hold no text are left out."""
+    found: dict[str, Screen] = {}
+    for name, part in parameters.get("properties", {}).items():
+        schema: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
+        kinds = schema.get("type")
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if kinds and set(kinds) <= NO_TEXT:
+            continue
+        if ("enum" in schema or "const" in schema) and name not in policy.roles:
+            continue
+        role = role_of(name, format=schema.get("format"), declared=policy.roles.get(name, schema.get("x-role")))
+        judge = Screen(role, level, untrusted=policy.untrusted, extra=rules)
+        if not judge.empty:
+            found[name] = judge
+    return found
+
+
+def refusal(name: str, finding: Any) -> SecurityError:
+    """The error for a finding: names the parameter and the rule, never the value."""
+    return SecurityError(
+        f"Input parameter '{name}' contains potentially malicious content: {finding.why} (rule {finding.rule})",
+        details={"parameter": name, "rule": finding.rule, "role": finding.role, "kind": finding.kind},
+    )

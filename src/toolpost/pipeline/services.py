@@ -1,0 +1,59 @@
+"""Services: what the stages of one executor share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolpost.calls.call import Caller
+from toolpost.calls.clock import SYSTEM_CLOCK, Clock
+from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.events import Observer
+from toolpost.calls.policies import Policies
+from toolpost.pipeline.invocation import Invocation
+from toolpost.runners.resources import Resources
+from toolpost.stores.memory import MemoryCache, TokenBuckets
+from toolpost.telemetry.collector import MetricsCollector
+from toolpost.telemetry.logs import CallLog
+from toolpost.telemetry.metrics import ExecutorMetrics
+
+Authorizer = Callable[[ToolDefinition, Caller, Mapping[str, Any]], "bool | Awaitable[bool | None] | None"]
+"""Says whether a caller may make a call: False or an exception refuses, True or None lets it pass."""
+
+Tracer = Callable[[ToolDefinition, Invocation], AbstractContextManager[Any]]
+"""Opens a span that is current while the body runs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Limits:
+    """Bounds on arguments: bytes of text in all, nesting, and members of containers in all."""
+
+    max_bytes: int = 1_048_576
+    max_depth: int = 64
+    max_items: int = 100_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """What an executor gives its stages. Read at compile; a changed setting compiles anew."""
+
+    resources: Resources
+    cache: MemoryCache
+    buckets: TokenBuckets
+    metrics: ExecutorMetrics
+    log: CallLog
+    collector: MetricsCollector | None = None
+    clock: Clock = SYSTEM_CLOCK
+    observers: list[Observer] = field(default_factory=list)
+    defaults: Policies = field(default_factory=Policies)
+    limits: Limits = field(default_factory=Limits)
+    cache_enabled: bool = True
+    cache_ttl_s: float = 3600.0
+    cancel_grace_s: float = 1.0
+    screening: bool = True
+    security_level: str = "medium"
+    rules: tuple[Any, ...] = ()
+    authorizer: Authorizer | None = None
+    tracer: Tracer | None = None

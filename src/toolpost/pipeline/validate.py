@@ -1,0 +1,57 @@
+"""validate: arguments become typed keyword arguments, or a refusal; the result must fit what was declared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.errors import InputValidationError
+from toolpost.pipeline.bounds import check_bounds
+from toolpost.pipeline.encode import to_json
+from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.services import Services
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from toolpost.pipeline.compile import Handler
+
+SCALARS = frozenset({int, float, bool, type(None)})
+
+
+def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
+    """Bound, check and convert arguments. Where the caller saw a strict schema, null means an absent optional one."""
+    convert, mend, optional = tool.check.convert, tool.check.mend, tool.check.optional
+    limits, scalar = services.limits, tool.check.scalar
+    max_chars = limits.max_bytes // 4
+    output_check = tool.output_check
+
+    def checked(inv: Invocation) -> Awaitable[Any]:
+        arguments = inv.arguments
+        if inv.malformed is not None:
+            raise InputValidationError(f"Parameter validation failed: {inv.malformed}")
+        for value in () if scalar else arguments.values():
+            kind = value.__class__
+            if kind in SCALARS or (kind is str and len(value) <= max_chars):
+                continue
+            check_bounds(arguments, limits)
+            break
+        if inv.strict and optional and None in arguments.values():
+            arguments = {k: v for k, v in arguments.items() if v is not None or k not in optional}
+        try:
+            inv.kwargs = convert(arguments)
+        except Exception as raised:
+            inv.kwargs = mend(arguments, raised)
+        return next(inv)
+
+    if output_check is None:
+        return checked
+
+    async def both(inv: Invocation) -> Any:
+        value = await checked(inv)
+        error = output_check.explain(to_json(value))
+        if error is not None:
+            raise error
+        return value
+
+    return both

@@ -1,0 +1,29 @@
+"""Runs one body: in the task, a thread or a process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from toolpost.calls.definition import FunctionBody, ToolDefinition
+from toolpost.runners.resources import Resources, not_runnable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+def runner_for(
+    tool: ToolDefinition, resources: Resources, done: Callable[[Any], Awaitable[Any]]
+) -> Callable[[Any], Awaitable[Any]]:
+    """What runs the body of a tool. A kind that cannot be run yet refuses each call with NotSupportedError."""
+    if isinstance(tool.body, FunctionBody):
+        from toolpost.runners.function import function_runner
+
+        return function_runner(tool, tool.body, resources, done)
+
+    async def refuses(inv: Any) -> Any:
+        raise not_runnable(tool)
+
+    return refuses
+
+
+__all__ = ["Resources", "runner_for"]

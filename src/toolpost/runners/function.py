@@ -1,0 +1,212 @@
+"""Runs a Python function: in the task, where the caller stands, in a worker thread, or in a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from toolpost.calls.call import Caller
+from toolpost.calls.context import ToolContext
+from toolpost.calls.definition import FunctionBody, ToolDefinition
+from toolpost.calls.errors import OperationError, Outcome
+from toolpost.runners.resources import Resources
+
+
+class Run(Protocol):
+    """What a runner needs to know of a call; the pipeline's Invocation is one."""
+
+    kwargs: dict[str, Any]
+    caller: Caller
+    task_id: str | None
+    blocking: bool
+    attempts: int
+    started: float
+    limit_s: float | None
+    ran: bool
+    on_timeout: Outcome
+    handed: ToolContext | None
+    context: ToolContext | None
+    logs: list[str] | None
+
+    @property
+    def id(self) -> str: ...
+
+
+Runs = Callable[[Any], Awaitable[Any]]
+
+
+def function_runner(
+    tool: ToolDefinition, body: FunctionBody, resources: Resources, done: Callable[[Any], Awaitable[Any]]
+) -> Runs:
+    """The runner of a function, chosen once: nothing about the function is looked up per call.
+
+    done wraps a value that is there at once, so that it can be awaited.
+    """
+    arguments = _arguments(tool, body, resources)
+    if body.is_async:
+        return _in_task(body.func, arguments)
+    where = tool.policies.runs_in
+    if where == "auto":
+        where = "inline" if body.leaf else ("process" if resources.sync_in == "process" else "thread")
+    if where == "inline":
+        return _inline(body.func, arguments, done)
+    if where == "process":
+        return _in_process(tool, body, resources)
+    return _in_thread(tool, body.func, arguments, resources, unasked=tool.policies.runs_in == "auto")
+
+
+Arguments = Callable[[Run], tuple[tuple[Any, ...], Mapping[str, Any]]]
+
+
+def _arguments(tool: ToolDefinition, body: FunctionBody, resources: Resources) -> Arguments | None:
+    """How positional and named arguments are made; None when they are just the checked ones."""
+    name, passes, mapping = body.context, tool.passes, body.takes_mapping
+    if name is None and not passes and not mapping:
+        return None
+
+    def make(run: Run) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        named: dict[str, Any] = {} if mapping else dict(run.kwargs)
+        if name is not None:
+            named[name] = run.context = context_for(tool, run, resources)
+        if "user_id" in passes and run.caller.user_id is not None:
+            named["user_id"] = run.caller.user_id
+        if "task_id" in passes and run.task_id is not None:
+            named["task_id"] = run.task_id
+        return ((run.kwargs,) if mapping else ()), named
+
+    return make
+
+
+def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolContext:
+    """The context a body sees: what the caller handed in, with this call's ids and deadline."""
+    handed = run.handed
+    context = ToolContext() if handed is None else _copy(handed)
+    caller = run.caller
+    context.user_id = caller.user_id if handed is None else handed.user_id
+    context.tenant_id = caller.tenant if handed is None else handed.tenant_id
+    context.session_id = caller.session_id if handed is None else handed.session_id
+    context.call_id, context.tool, context.attempt = run.id, tool.name, run.attempts
+    context.task_id = run.task_id
+    clock = resources.clock
+    context._now = clock.now
+    if run.limit_s is not None:
+        context.deadline_ts = clock.now() + run.limit_s - (clock.stopwatch() - run.started)
+    if resources.observed():
+        context._emit = resources.emit
+    context._logs = run.logs
+    return context
+
+
+def _copy(context: ToolContext) -> ToolContext:
+    new = ToolContext()
+    for field in ToolContext.__dataclass_fields__:
+        setattr(new, field, getattr(context, field))
+    return new
+
+
+def _in_task(func: Callable[..., Any], arguments: Arguments | None) -> Runs:
+    if arguments is None:
+
+        def plain(run: Run) -> Awaitable[Any]:
+            run.attempts += 1
+            run.ran = True
+            return func(**run.kwargs)  # type: ignore[no-any-return]
+
+        return plain
+
+    async def made(run: Run) -> Any:
+        run.attempts += 1
+        args, named = arguments(run)
+        run.ran = True
+        try:
+            return await func(*args, **named)
+        finally:
+            if run.context is not None:
+                run.context.cancelled = True
+
+    return made
+
+
+def _inline(func: Callable[..., Any], arguments: Arguments | None, done: Callable[[Any], Awaitable[Any]]) -> Runs:
+    def plain(run: Run) -> Awaitable[Any]:
+        run.attempts += 1
+        run.ran = True
+        if arguments is None:
+            return done(func(**run.kwargs))
+        args, named = arguments(run)
+        return done(func(*args, **named))
+
+    return plain
+
+
+def _kept_in(tool: ToolDefinition, func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """Call a body in a worker. What would end a thread or a process is the tool's failure there, nobody's wish."""
+    try:
+        return func(*args, **named)
+    except Exception:
+        raise
+    except BaseException as raised:
+        said = f": {raised}" if str(raised) else ""
+        raise OperationError(
+            f"Error executing {tool.operation or tool.name}: {type(raised).__name__}{said}", tool=tool.name
+        ) from raised
+
+
+def _in_thread(
+    tool: ToolDefinition,
+    func: Callable[..., Any],
+    arguments: Arguments | None,
+    resources: Resources,
+    *,
+    unasked: bool,
+) -> Runs:
+    threads, clock = resources.threads, resources.clock
+
+    async def threaded(run: Run) -> Any:
+        run.attempts += 1
+        args, named = ((), run.kwargs) if arguments is None else arguments(run)
+        if unasked and run.blocking and run.limit_s is None:
+            run.ran = True
+            return func(*args, **named)  # nothing to keep: a thread that waits for another gains nothing
+
+        def started() -> None:
+            run.ran = True
+            run.on_timeout = "unknown"
+
+        work = partial(_kept_in, tool, func, args, named)
+        try:
+            if run.blocking:
+                return threads.run_blocking(work, _left(run, clock.stopwatch), clock, started)
+            return await threads.run(work, started)
+        finally:
+            if run.context is not None:
+                run.context.cancelled = True
+
+    return threaded
+
+
+def _in_process(tool: ToolDefinition, body: FunctionBody, resources: Resources) -> Runs:
+    from toolpost.runners.processes import Target
+
+    target = Target.of(body.func)
+
+    async def remote(run: Run) -> Any:
+        run.attempts += 1
+        named = dict(run.kwargs)
+        for name in tool.passes:
+            value = run.caller.user_id if name == "user_id" else run.task_id
+            if value is not None:
+                named[name] = value
+        run.ran = True
+        if run.blocking:
+            return resources.processes.run_blocking(
+                target, named, _left(run, resources.clock.stopwatch), resources.clock
+            )
+        return await resources.processes.run(target, named)
+
+    return remote
+
+
+def _left(run: Run, stopwatch: Callable[[], float]) -> float | None:
+    return None if run.limit_s is None else max(0.0, run.limit_s - (stopwatch() - run.started))

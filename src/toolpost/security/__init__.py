@@ -1,0 +1,1 @@
+"""Answers whether a value, a caller or an address may pass."""

@@ -1,0 +1,1 @@
+"""Remembers: small atomic state, durable records, large blobs."""

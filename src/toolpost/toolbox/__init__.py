@@ -1,0 +1,1 @@
+"""Ready tools, written as a stranger would write them."""

@@ -1,0 +1,1 @@
+"""The doors, and the wire formats they share."""

@@ -1,0 +1,334 @@
+"""validate, screen, authorize, limit, trace: each refuses before the body runs, or watches without touching."""
+
+import logging
+from contextlib import contextmanager
+
+import pytest
+
+from toolpost import (
+    BaseTool,
+    InputValidationError,
+    OutputValidationError,
+    PermissionDeniedError,
+    RateLimit,
+    RateLimiter,
+    RateLimitError,
+    Screening,
+    SecurityError,
+    Tool,
+    UnauthorizedError,
+    create_tool_call,
+    sanitize_input,
+)
+from toolpost.testing import FakeClock, executor_for
+
+FRAGMENTS = {"text": {"type": "string"}, "count": {"type": "integer", "default": 2}}
+
+
+def tool(name="Demo.Echo", parameters=FRAGMENTS, **options):
+    ran = []
+
+    def echo(**arguments):
+        ran.append(arguments)
+        return arguments
+
+    made = Tool(name=name, parameters=parameters, register=False, **options)(echo)
+    made.ran = ran
+    return made
+
+
+class TestValidate:
+    async def test_defaults_are_applied(self):
+        made = tool()
+        with executor_for(made) as executor:
+            assert await executor.call("Demo.Echo", text="a") == {"text": "a", "count": 2}
+
+    async def test_a_whole_float_is_an_integer(self):
+        made = tool()
+        with executor_for(made) as executor:
+            value = await executor.call("Demo.Echo", text="a", count=3.0)
+
+        assert value["count"] == 3
+        assert type(value["count"]) is int
+
+    @pytest.mark.parametrize("count", [True, 1.5, "3", None])
+    async def test_what_is_no_integer_is_refused_before_the_body(self, count):
+        made = tool()
+        with executor_for(made) as executor:
+            with pytest.raises(InputValidationError) as caught:
+                await executor.call("Demo.Echo", text="a", count=count)
+
+        assert caught.value.errors()[0]["path"] == "/count"
+        assert made.ran == []
+
+    async def test_null_is_absent_for_a_caller_that_was_shown_a_strict_schema(self):
+        made = tool()
+        with executor_for(made) as executor:
+            arguments = {"text": "a", "count": None}
+            strict = await executor.execute_tool_call(create_tool_call("Demo.Echo", arguments, strict=True))
+            plain = await executor.execute_tool_call(create_tool_call("Demo.Echo", arguments))
+
+        assert strict.data == {"text": "a", "count": 2}
+        assert plain.status_code == 400
+
+    async def test_a_result_must_fit_what_was_declared(self):
+        @Tool(name="Demo.Sum", register=False, returns={"type": "object", "required": ["total"]})
+        def total(numbers: list[int]) -> dict:
+            return {"total": sum(numbers)} if numbers else {"nothing": True}
+
+        with executor_for(total) as executor:
+            assert await executor.call("Demo.Sum", numbers=[1, 2]) == {"total": 3}
+            with pytest.raises(OutputValidationError, match="declared schema"):
+                await executor.call("Demo.Sum", numbers=[])
+
+    async def test_arguments_are_bounded_in_size_depth_and_count(self):
+        made = tool(parameters={"data": {}})
+        deep: dict = {}
+        for _ in range(80):
+            deep = {"in": deep}
+        loop: dict = {}
+        loop["self"] = loop
+        with executor_for(made, max_input_size=1000, max_items=100) as executor:
+            for data, kind in [
+                ("x" * 1001, "too_large"),
+                ("é" * 501, "too_large"),
+                ({"k" * 1001: 1}, "too_large"),
+                (list(range(200)), "too_large"),
+                (deep, "too_deep"),
+                (loop, "recursive"),
+            ]:
+                with pytest.raises(InputValidationError) as caught:
+                    await executor.call("Demo.Echo", data=data)
+                assert caught.value.errors()[0]["type"] == kind
+            shared = ["same"]
+            assert await executor.call("Demo.Echo", data=[shared, shared, "x" * 900]) is not None
+
+        assert len(made.ran) == 1
+
+
+class TestScreen:
+    async def test_text_is_judged_by_the_role_of_its_parameter(self):
+        made = tool(parameters={"path": {"type": "string"}, "note": {"type": "string"}})
+        with executor_for(made) as executor:
+            await executor.call("Demo.Echo", path="docs/a.md", note="see ../../etc/passwd; it's odd")
+            with pytest.raises(SecurityError) as caught:
+                await executor.call("Demo.Echo", path="../../etc/passwd", note="fine")
+
+        assert caught.value.details["parameter"] == "path"
+        assert "etc/passwd" not in caught.value.message
+
+    async def test_a_declared_role_wins_over_the_name(self):
+        made = tool(
+            parameters={"path": {"type": "string"}, "note": {"type": "string"}},
+            screening=Screening(roles={"path": "text", "note": "path"}),
+        )
+        with executor_for(made) as executor:
+            await executor.call("Demo.Echo", path="../notes/today.txt", note="fine")
+            with pytest.raises(SecurityError):
+                await executor.call("Demo.Echo", path="fine", note="../notes/today.txt")
+
+    async def test_nested_text_is_judged_too(self):
+        made = tool(parameters={"items": {"type": "array"}}, screening=Screening(untrusted=True))
+        with executor_for(made) as executor:
+            with pytest.raises(SecurityError):
+                await executor.call("Demo.Echo", items=[{"a": ["'; DROP TABLE users; --"]}])
+
+    async def test_strict_rules_look_at_every_text(self):
+        made = tool()
+        with executor_for(made) as executor:
+            await executor.call("Demo.Echo", text="one; two")
+            executor.config.sanitization_rules = "strict"
+            with pytest.raises(SecurityError):
+                await executor.call("Demo.Echo", text="one; two")
+            executor.config.enable_security_checks = False
+            await executor.call("Demo.Echo", text="one; two")
+
+    async def test_a_rule_of_ones_own_refuses_with_its_reason(self):
+        made = tool()
+        with executor_for(made, rules=[lambda value, role: "no shouting" if value.isupper() else None]) as executor:
+            await executor.call("Demo.Echo", text="hello")
+            with pytest.raises(SecurityError, match="no shouting"):
+                await executor.call("Demo.Echo", text="HELLO")
+
+    async def test_a_rule_that_breaks_refuses(self):
+        def breaks(value, role):
+            raise RuntimeError("broken rule")
+
+        made = tool()
+        with executor_for(made, rules=[breaks]) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+
+        assert not result.success
+        assert made.ran == []
+
+    def test_sanitize_input_widens_what_is_looked_for(self):
+        class Search(BaseTool):
+            @sanitize_input
+            def careful(self, query: str):
+                return query
+
+            def plain(self, query: str):
+                return query
+
+        with executor_for() as executor:
+            search = Search()
+            search._executor = executor
+            for good in ("O'Brien; and others", "please select one -- thanks"):
+                assert search.careful(query=good) == good
+            with pytest.raises(SecurityError):
+                search.careful(query="<script>alert(1)</script>")
+            assert search.run("plain", query="how does <b>bold</b> work?")
+
+
+class TestAuthorize:
+    async def test_a_tool_that_needs_a_user_refuses_strangers(self):
+        made = tool(requires_auth=True)
+        with executor_for(made) as executor:
+            stranger = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+            known = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id="ann"))
+
+        assert (stranger.status_code, stranger.metadata["error_type"]) == (401, "UnauthorizedError")
+        assert known.success
+
+    async def test_permissions_must_be_among_the_callers_scopes(self):
+        made = tool(permissions=["orders:write"])
+        with executor_for(made) as executor:
+            call = create_tool_call("Demo.Echo", {"text": "a"}, user_id="ann")
+            without = await executor.execute_tool_call(call)
+            granted = create_tool_call("Demo.Echo", {"text": "a"}, scopes=frozenset({"orders:write"}))
+            with_it = await executor.execute_tool_call(granted)
+
+        assert without.status_code == 403
+        assert "orders:write" in without.error
+        assert with_it.success
+
+    @pytest.mark.parametrize("verdict", [False, RuntimeError("engine down")])
+    async def test_an_authorizer_that_denies_or_breaks_refuses(self, verdict):
+        def authorizer(definition, caller, arguments):
+            if isinstance(verdict, Exception):
+                raise verdict
+            return verdict
+
+        made = tool()
+        with executor_for(made, authorizer=authorizer) as executor:
+            with pytest.raises(PermissionDeniedError) as caught:
+                await executor.call("Demo.Echo", text="a")
+
+        assert caught.value.details["authorizer"] == ("denied" if verdict is False else "failed")
+        assert made.ran == []
+
+    async def test_an_async_authorizer_sees_caller_and_arguments(self):
+        seen = []
+
+        async def authorizer(definition, caller, arguments):
+            seen.append((definition.name, caller.user_id, arguments))
+
+        made = tool()
+        with executor_for(made, authorizer=authorizer) as executor:
+            await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id="ann"))
+
+        assert seen == [("Demo.Echo", "ann", {"text": "a", "count": 2})]
+
+    def test_an_async_authorizer_works_for_blocking_callers(self):
+        async def authorizer(definition, caller, arguments):
+            raise UnauthorizedError("who are you?")
+
+        with executor_for(tool(), authorizer=authorizer) as executor, pytest.raises(UnauthorizedError):
+            executor.call_sync("Demo.Echo", text="a")
+
+
+class TestLimit:
+    async def test_one_users_excess_never_stops_another(self):
+        clock = FakeClock()
+        with executor_for(tool(), clock=clock, max_calls_per_minute=2) as executor:
+
+            async def call(user):
+                return await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id=user))
+
+            statuses = [(await call(u)).status_code for u in ("ann", "ann", "ann", "bob", "bob", "bob")]
+            refused = await call("ann")
+            clock.advance(30)
+            later = await call("ann")
+
+        assert statuses == [200, 200, 429, 200, 200, 429]
+        assert refused.failure.retry_after_s == pytest.approx(30)
+        assert "Rate limit exceeded. Too many tool calls per minute" in refused.error
+        assert later.success
+
+    async def test_all_users_share_when_not_limited_by_user(self):
+        with executor_for(tool(), clock=FakeClock(), max_calls_per_minute=1, rate_limit_by_user=False) as executor:
+            first = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id="ann"))
+            second = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id="bob"))
+
+        assert (first.status_code, second.status_code) == (200, 429)
+
+    async def test_a_tools_own_limit_holds_for_that_tool_only(self):
+        narrow = tool("Demo.Narrow", rate_limit=RateLimit(calls=1, per_s=10, by="tool"))
+        with executor_for(narrow, tool(), clock=FakeClock()) as executor:
+            await executor.call("Demo.Narrow", text="a")
+            with pytest.raises(RateLimitError):
+                await executor.call("Demo.Narrow", text="a")
+            await executor.call("Demo.Echo", text="a")
+
+    async def test_a_refused_call_costs_no_token(self):
+        with executor_for(tool(), clock=FakeClock(), max_calls_per_minute=1) as executor:
+            with pytest.raises(InputValidationError):
+                await executor.call("Demo.Echo", text=1)
+            await executor.call("Demo.Echo", text="a")
+
+    def test_the_limiter_alone_asks_and_counts_apart(self):
+        clock = FakeClock()
+        limiter = RateLimiter(2, clock=clock)
+        for _ in range(2):
+            assert limiter.can_execute("ann")
+            limiter.record_call("ann")
+
+        assert not limiter.can_execute("ann")
+        assert limiter.can_execute("bob")
+        clock.advance(30)
+        assert limiter.can_execute("ann")
+
+    @pytest.mark.parametrize("calls", [0, -1, True])
+    def test_a_limiter_of_nothing_is_refused(self, calls):
+        with pytest.raises(ValueError, match="max_calls_per_minute"):
+            RateLimiter(calls)
+
+
+class TestTrace:
+    async def test_a_span_is_current_while_the_body_runs_and_sees_its_error(self):
+        spans = []
+
+        @contextmanager
+        def tracer(definition, invocation):
+            spans.append(["open", definition.name])
+            try:
+                yield
+            except Exception as exc:
+                spans.append(["error", type(exc).__name__])
+                raise
+            finally:
+                spans.append(["closed"])
+
+        @Tool(name="Demo.Traced", register=False)
+        async def traced(fail: bool):
+            spans.append(["body"])
+            if fail:
+                raise ValueError("no")
+            return "ok"
+
+        with executor_for(traced, tracer=tracer) as executor:
+            await executor.call("Demo.Traced", fail=False)
+            with pytest.raises(Exception, match="no"):
+                await executor.call("Demo.Traced", fail=True)
+
+        opened = ["open", "Demo.Traced"]
+        assert spans == [opened, ["body"], ["closed"], opened, ["body"], ["error", "ValueError"], ["closed"]]
+
+    async def test_a_tracer_that_breaks_is_logged_and_the_call_goes_on(self, caplog):
+        def tracer(definition, invocation):
+            raise RuntimeError("collector down")
+
+        with executor_for(tool(), tracer=tracer) as executor, caplog.at_level(logging.ERROR, logger="toolpost"):
+            assert await executor.call("Demo.Echo", text="a")
+
+        assert "tracer failed: Demo.Echo" in caplog.text
