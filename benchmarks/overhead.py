@@ -26,7 +26,8 @@ from pydantic import BaseModel, validate_call
 
 from toolpost import BaseTool, Tool, ToolExecutor, cache_result, create_tool_call
 
-TEXT = "It's the third of May; please select one of O'Brien's drafts, or drop all."
+PLAIN = "Please select one of the drafts from the third of May; then update the others."
+QUOTED = "It's the third of May; please select one of O'Brien's drafts, or drop all."
 PROFILED_CALLS = 20_000
 
 
@@ -148,7 +149,7 @@ def floors(threads: ThreadPoolExecutor, batch: int) -> list[Contender]:
     async def text(n: int) -> Any:
         answer = None
         for _ in range(n):
-            answer = await count_words(Text.model_validate({"text": TEXT}).text)
+            answer = await count_words(Text.model_validate({"text": PLAIN}).text)
         return answer
 
     def bare_sync(n: int) -> Any:
@@ -207,7 +208,7 @@ def floors(threads: ThreadPoolExecutor, batch: int) -> list[Contender]:
             "suspends/pydantic",
         ),
         one("suspends/timeout", "the same inside asyncio.timeout(30)", timed, "suspends/pydantic"),
-        one("text/pydantic", "floor: a str of 74 characters, model_validate", text, "text/pydantic"),
+        one("text/pydantic", f"floor: a str of {len(PLAIN)} characters, model_validate", text, "text/pydantic"),
         one("sync/bare", "add(1, 2)", bare_sync, synchronous),
         one(synchronous, "floor: model_validate, then add(m.a, m.b)", by_model_sync, synchronous),
         one("sync/validate_call", "pydantic validate_call around the function", by_validate_call_sync, synchronous),
@@ -244,7 +245,7 @@ def floors(threads: ThreadPoolExecutor, batch: int) -> list[Contender]:
 
 def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     """toolpost with default settings: checks, screening, a deadline of 30 s, metrics and recent history, no observer."""
-    tool = Math()
+    tool, homeless = Math(), Math()
     executor.add(tool)
     executor.add(add_inline)
     body = {d.operation: d.body for d in tool.definitions()}
@@ -255,6 +256,12 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
         answer = None
         for _ in range(n):
             answer = await tool.run_async("add", a=1, b=2)
+        return answer
+
+    async def run_async_default(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await homeless.run_async("add", a=1, b=2)
         return answer
 
     async def execute_async(n: int) -> Any:
@@ -290,7 +297,13 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     async def text(n: int) -> Any:
         answer = None
         for _ in range(n):
-            answer = await tool.run_async("count_words", text=TEXT)
+            answer = await tool.run_async("count_words", text=PLAIN)
+        return answer
+
+    async def quoted(n: int) -> Any:
+        answer = None
+        for _ in range(n):
+            answer = await tool.run_async("count_words", text=QUOTED)
         return answer
 
     def leaf(n: int) -> Any:
@@ -340,6 +353,12 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     synchronous = {"floor": "sync/pydantic", "bar": 3.5, "below": "sync/aiecs"}
     return [
         one("async/run_async", "toolpost tool.run_async: the default pipeline", run_async, **asynchronous),
+        one(
+            "async/run_async-default",
+            "the same of a tool that was added to no executor, so that the process's runs it",
+            run_async_default,
+            **asynchronous,
+        ),
         one("async/execute_async", "toolpost executor.execute_async", execute_async, **asynchronous),
         one("async/call", "toolpost executor.call, by name", by_name, **asynchronous),
         one(
@@ -357,6 +376,12 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
             "suspends/pydantic",
         ),
         one("text/run_async", "toolpost run_async with that text, which is screened", text, "text/pydantic"),
+        one(
+            "text/run_async-quoted",
+            f"the same with {len(QUOTED)} characters and quotes among them, which are looked at more closely",
+            quoted,
+            "text/pydantic",
+        ),
         one(
             "sync/run-leaf",
             "toolpost tool.run of a body whose code can neither loop nor call: runs inline",
@@ -452,13 +477,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with asyncio.Runner() as runner, ThreadPoolExecutor(4) as threads, ToolExecutor() as executor:
         everything: list[Contender | Missing] = [*floors(threads, options.batch), *ours(executor, options.batch)]
-        compared = {c.below for c in everything if isinstance(c, Contender) and wanted(c.name)}
-        if not options.no_peers and not options.profile or any(wanted(n) for r in peers.PEERS.values() for n in r):
+        if not options.no_peers:
+            compared = {c.below for c in everything if isinstance(c, Contender) and wanted(c.name)}
             everything += peers.contenders(runner, lambda name: wanted(name) or name in compared)
         logging.getLogger().setLevel(logging.WARNING)  # Python's default; one of the peers sets INFO
         found = chosen(everything, wanted)
         if not found:
-            print(f"no contender is named {' or '.join(options.only)}; see --list", file=sys.stderr)
+            print(f"no contender is called {' or '.join(options.only)}; see --list", file=sys.stderr)
             return 2
         if options.list:
             print("\n".join(f"{c.name:<32} {c.what}" for c in found))

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -189,16 +189,18 @@ async def test_a_pool_never_starves_however_many_bodies_hang(slow: SlowTool, clo
 async def test_the_deadline_covers_queueing(slow: SlowTool, clock: FakeClock) -> None:
     with executor_for(slow, clock=clock, timeout=5, max_workers=1) as executor:
         (holder,) = await begun(slow, slow.run_async("in_thread"))
-        waiting = asyncio.ensure_future(slow.run_async("in_thread"))
+        in_queue = create_tool_call("SlowTool.in_thread", {}, deadline_s=2)
+        waiting = asyncio.ensure_future(executor.execute_tool_call(in_queue))
         while executor._thread_pool._work_queue.qsize() < 1:
             await asyncio.sleep(0)
-        clock.advance(5)
-        with pytest.raises(ToolTimeoutError) as late:
-            await waiting
-        with pytest.raises(ToolTimeoutError):
-            await holder
+        clock.advance(2)
+        result = await waiting
+        slow.release.set()
 
-    assert late.value.outcome == "not_run"
+        assert result.failure is not None
+        assert (result.failure.code, result.failure.outcome) == ("timeout", "not_run")
+        assert await holder == "late"
+        assert executor.get_metrics()["tool_threads_abandoned"] == 0
 
 
 async def test_a_process_body_is_killed_at_the_deadline(clock: FakeClock, tmp_path: Path) -> None:
@@ -316,12 +318,6 @@ class Order(BaseModel):
     total: Decimal
 
 
-class Weather(TypedDict):
-    """What a tool promises to return."""
-
-    degrees: float
-
-
 ENCODED: list[tuple[Any, Any]] = [
     ({"result": 1, "data": 2, "error": None, "success": False}, {"result": 1, "data": 2, "error": None, "success": False}),
     ({"status_code": 7}, {"status_code": 7}),
@@ -396,10 +392,11 @@ async def test_a_result_that_is_not_json_is_refused_and_never_reported_as_succes
 
 async def test_a_result_must_fit_the_declared_schema() -> None:
     answers: list[Any] = [{"degrees": 21.5}, {"degrees": "warm"}]
+    promise = {"type": "object", "properties": {"degrees": {"type": "number"}}}
 
-    @Tool(name="Weather", register=False)
-    async def weather() -> Weather:
-        return answers.pop(0)  # type: ignore[no-any-return]
+    @Tool(name="Weather", returns=promise, register=False)
+    async def weather() -> Any:
+        return answers.pop(0)
 
     with executor_for(weather) as executor:
         assert await executor.call("Weather") == {"degrees": 21.5}

@@ -627,7 +627,7 @@ def test_an_authors_exception_comes_back_as_itself(warm):
     with pytest.raises(Exception, match="mine") as caught:
         call(warm, raises_custom)
 
-    assert type(caught.value).__name__ == "Custom"
+    assert type(caught.value) is Custom
 
 
 def test_a_tool_error_keeps_its_code_and_hint(warm):

@@ -294,7 +294,7 @@ def test_a_call_whose_deadline_passes_in_the_queue_never_runs(pools):
     holder.start()
     assert first.started.wait(WAIT_S)
 
-    with pytest.raises(ToolTimeoutError, match="never ran.*max_workers") as caught:
+    with pytest.raises(ToolTimeoutError, match=r"never ran.*max_workers") as caught:
         pool.run_blocking(second, 2.0, Impatient(passed()))
 
     assert caught.value.outcome == "not_run"
@@ -443,7 +443,7 @@ def test_too_many_abandoned_bodies_refuse_new_calls_and_say_what_to_do(pools):
     pool = pools(1, max_abandoned=2)
     bodies = [abandon(pool), abandon(pool)]
 
-    with pytest.raises(OverloadedError, match='2 bodies.*runs_in="process"'):
+    with pytest.raises(OverloadedError, match=r'2 bodies.*runs_in="process"'):
         pool.run_blocking(lambda: None, 5.0, SYSTEM_CLOCK)
 
     bodies[0].end()

@@ -469,6 +469,7 @@ _MAP_HERE: Final = ("dependentSchemas", "dependencies")
 _MAP_APART: Final = ("$defs", "definitions")
 _ONE_APART: Final = ("contentSchema",)
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
+_GO_ROUND_AGAIN: Final = ("unevaluatedProperties", "unevaluatedItems")  # they hold the value against the others again
 _SAME_PLACE_NAMES: Final = frozenset({*_LIST_HERE, *_MAP_HERE, *_REFERENCES, "if"})
 
 _Step = tuple[str] | tuple[str, str | int]
@@ -615,6 +616,7 @@ class _Documents:
         """
         here: dict[int, list[int]] = {}
         where: dict[int, Loc] = {}
+        rounds: dict[int, int] = {}
         todo: list[tuple[_Node, Loc]] = [(self.root, ())]
         while todo:
             node, loc = todo.pop()
@@ -622,6 +624,7 @@ class _Documents:
                 continue
             node = node.entered()
             where[id(node.schema)] = loc
+            rounds[id(node.schema)] = 1 + sum(keyword in node.schema for keyword in _GO_ROUND_AGAIN)
             self._reached.add(node.document)
             self._own_dialect |= "json-schema.org" not in str(node.schema.get("$schema", "json-schema.org"))
             targets = [(self._target(node, keyword, text, loc), (keyword,)) for keyword, text in node.references()]
@@ -631,7 +634,7 @@ class _Documents:
             todo.extend((target, loc + step) for target, step in targets if target is not None)
             children = _children(node.schema)
             todo.extend((node._replace(schema=child), loc + step) for step, child in reversed(list(children)))
-        return self._measured(here, where)
+        return self._measured(here, where, rounds)
 
     def used(self, resources: Mapping[str, Any]) -> dict[str, Any]:
         """The resources that the survey came by; all of them when a meta-schema may be among them.
@@ -667,7 +670,7 @@ class _Documents:
         near = wording.nearest(text, known)
         return f"{shown} leads nowhere{f'; did you mean {wording.show(near)}?' if near else ''}"
 
-    def _measured(self, here: dict[int, list[int]], where: dict[int, Loc]) -> int:
+    def _measured(self, here: dict[int, list[int]], where: dict[int, Loc], rounds: dict[int, int]) -> int:
         """The longest way through the subschemas of one place, by peeling off those that lead no further."""
         users: dict[int, list[int]] = {node: [] for node in here}
         for node, targets in here.items():
@@ -684,7 +687,7 @@ class _Documents:
                 raise SchemaError(f"{self._name}: {_too_far(where[node], steps[node])}")
             for user in users[node]:
                 steps[user] = max(steps[user], steps[node] + 1)
-                checks[user] += checks[node]
+                checks[user] += checks[node] * rounds[user]
                 open_ends[user] -= 1
                 if open_ends[user] == 0:
                     ready.append(user)

@@ -1,9 +1,17 @@
-"""Finds tools by reference: "module:attribute", and distributions' entry points that were asked for by name."""
+"""Finds tools by reference: "module:attribute", "path/to/file.py:attribute", or the name of an entry point."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from toolpost.calls.errors import ConfigurationError, PluginError
@@ -12,33 +20,93 @@ GROUP = "toolpost.tools"
 
 
 def load_attribute(reference: str) -> Any:
-    """The object named by "module:attribute", or by the name of an entry point of the group toolpost.tools.
+    """The object named by a reference; the attribute may be dotted.
 
-    Raises ConfigurationError for a reference that is neither, PluginError when loading fails.
+    A file is imported as a script's neighbours are: the folder above its package goes onto sys.path. Without a
+    colon the reference names an entry point of the group toolpost.tools. Raises ConfigurationError for a
+    reference that is none of these, PluginError when loading fails.
     """
-    module_name, colon, attribute = reference.partition(":")
+    source, colon, attribute = reference.rpartition(":")
     if not colon:
+        if reference.endswith(".py"):
+            raise ConfigurationError(f"{reference!r} names no attribute; write {reference}:attribute")
         return _entry_point(reference)
-    if not module_name or not attribute:
+    if not source or not attribute:
         raise ConfigurationError(f"{reference!r} is no reference; write module:attribute")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as exc:
-        raise PluginError(f"module {module_name!r} could not be loaded: {type(exc).__name__}: {exc}") from exc
+    found: Any = _file(source) if source.endswith(".py") else _module(source, f"module {source!r}")
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise PluginError(f"module {module_name!r} has no {attribute!r}") from None
+            what = "file" if source.endswith(".py") else "module"
+            names = [name for name in dir(found) if not name.startswith("_")]
+            raise PluginError(f"{what} {source!r} has no {attribute!r}{_nearest(part, names)}") from None
     return found
+
+
+def _module(name: str, shown: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as exc:
+        raise PluginError(f"{shown} could not be loaded: {type(exc).__name__}: {exc}") from exc
+
+
+def _file(source: str) -> ModuleType:
+    """The module of a file, under the name by which others import it, or one of its own where that is taken."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {source!r}; write path/to/file.py:attribute")
+    path = path.resolve()
+    folder, name = path.parent, path.stem
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    if all(part.isidentifier() for part in name.split(".")) and _is_at(name, path):
+        return _module(name, f"file {source!r}")
+    return _alone(path, source)
+
+
+def _is_at(name: str, path: Path) -> bool:
+    """Whether importing the name gives that file."""
+    try:
+        loaded = sys.modules.get(name)
+        spec = getattr(loaded, "__spec__", None) if loaded is not None else importlib.util.find_spec(name)
+        return spec is not None and spec.origin is not None and os.path.samefile(spec.origin, path)
+    except (ImportError, OSError, ValueError):
+        return False
+
+
+def _alone(path: Path, source: str) -> ModuleType:
+    name = f"{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"file {source!r} could not be loaded: it is no Python source")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as exc:
+        del sys.modules[name]
+        raise PluginError(f"file {source!r} could not be loaded: {type(exc).__name__}: {exc}") from exc
+    return module
 
 
 def _entry_point(name: str) -> Any:
     points = {point.name: point for point in metadata.entry_points(group=GROUP)}
     if name not in points:
         known = ", ".join(sorted(points)) or "none is installed"
-        raise ConfigurationError(f"{name!r} is neither module:attribute nor an entry point of {GROUP} ({known})")
+        raise ConfigurationError(
+            f"{name!r} is neither module:attribute, path/to/file.py:attribute nor an entry point of {GROUP} "
+            f"({known}){_nearest(name, points)}"
+        )
     try:
         return points[name].load()
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise PluginError(f"plugin {name!r} could not be loaded: {type(exc).__name__}: {exc}") from exc
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

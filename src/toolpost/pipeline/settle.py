@@ -23,6 +23,7 @@ from toolpost.pipeline.deadline import Late, timed_out
 from toolpost.pipeline.encode import PLAIN, check_shape, to_json
 from toolpost.pipeline.invocation import Done, Invocation
 from toolpost.pipeline.services import Services
+from toolpost.runners.threads import from_body
 from toolpost.telemetry.metrics import BATCH
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ def _passes_through(raised: BaseException, inv: Invocation) -> bool:
     if isinstance(raised, GeneratorExit):
         return True
     if isinstance(raised, asyncio.CancelledError):
-        return not inv.blocking and _task_is_cancelled()
+        return not inv.blocking and not from_body(raised) and _task_is_cancelled()
     if isinstance(raised, KeyboardInterrupt):
-        return inv.blocking and threading.current_thread() is threading.main_thread()
+        return inv.blocking and threading.current_thread() is threading.main_thread() and not from_body(raised)
     return False
 
 
@@ -161,7 +162,7 @@ def _translated(
     """The typed error for anything a stage, a runner or a body may raise."""
     if isinstance(raised, ToolExecutionError):
         error = raised
-    elif isinstance(raised, (asyncio.CancelledError, GeneratorExit)):
+    elif isinstance(raised, (asyncio.CancelledError, GeneratorExit)) and not from_body(raised):
         late = limit_s is not None and inv.blocking
         error = timed_out(limit_s or 0.0, inv) if late else CallCancelledError("the call was cancelled")
     else:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from toolpost.calls.call import Caller
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import FunctionBody, ToolDefinition
-from toolpost.calls.errors import OperationError, Outcome
+from toolpost.calls.errors import Outcome
 from toolpost.runners.resources import Resources
 
 
@@ -52,8 +52,8 @@ def function_runner(
     if where == "inline":
         return _inline(body.func, arguments, done)
     if where == "process":
-        return _in_process(tool, body, resources)
-    return _in_thread(tool, body.func, arguments, resources, unasked=tool.policies.runs_in == "auto")
+        return _in_process(body, arguments, resources)
+    return _in_thread(body.func, arguments, resources, unasked=tool.policies.runs_in == "auto")
 
 
 Arguments = Callable[[Run], tuple[tuple[Any, ...], Mapping[str, Any]]]
@@ -140,27 +140,7 @@ def _inline(func: Callable[..., Any], arguments: Arguments | None, done: Callabl
     return plain
 
 
-def _kept_in(tool: ToolDefinition, func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-    """Call a body in a worker. What would end a thread or a process is the tool's failure there, nobody's wish."""
-    try:
-        return func(*args, **named)
-    except Exception:
-        raise
-    except BaseException as raised:
-        said = f": {raised}" if str(raised) else ""
-        raise OperationError(
-            f"Error executing {tool.operation or tool.name}: {type(raised).__name__}{said}", tool=tool.name
-        ) from raised
-
-
-def _in_thread(
-    tool: ToolDefinition,
-    func: Callable[..., Any],
-    arguments: Arguments | None,
-    resources: Resources,
-    *,
-    unasked: bool,
-) -> Runs:
+def _in_thread(func: Callable[..., Any], arguments: Arguments | None, resources: Resources, *, unasked: bool) -> Runs:
     threads, clock = resources.threads, resources.clock
 
     async def threaded(run: Run) -> Any:
@@ -174,7 +154,7 @@ def _in_thread(
             run.ran = True
             run.on_timeout = "unknown"
 
-        work = partial(_kept_in, tool, func, args, named)
+        work = partial(func, *args, **named)
         try:
             if run.blocking:
                 return threads.run_blocking(work, _left(run, clock.stopwatch), clock, started)
@@ -186,24 +166,24 @@ def _in_thread(
     return threaded
 
 
-def _in_process(tool: ToolDefinition, body: FunctionBody, resources: Resources) -> Runs:
+def _in_process(body: FunctionBody, arguments: Arguments | None, resources: Resources) -> Runs:
     from toolpost.runners.processes import Target
 
-    target = Target.of(body.func)
+    target = Target.of(body.func, takes_mapping=body.takes_mapping)
+    clock = resources.clock
 
     async def remote(run: Run) -> Any:
         run.attempts += 1
-        named = dict(run.kwargs)
-        for name in tool.passes:
-            value = run.caller.user_id if name == "user_id" else run.task_id
-            if value is not None:
-                named[name] = value
-        run.ran = True
+        positional, named = ((), run.kwargs) if arguments is None else arguments(run)
+        values = {**positional[0], **named} if positional else named
+
+        def started() -> None:
+            run.ran = True
+
         if run.blocking:
-            return resources.processes.run_blocking(
-                target, named, _left(run, resources.clock.stopwatch), resources.clock
-            )
-        return await resources.processes.run(target, named)
+            left_s = _left(run, clock.stopwatch)
+            return resources.processes.run_blocking(target, values, left_s, clock, on_start=started)
+        return await resources.processes.run(target, values, on_start=started)
 
     return remote
 

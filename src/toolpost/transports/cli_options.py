@@ -1,0 +1,227 @@
+"""What every command of the command line takes: which tools, which settings, how to answer; and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from toolpost.calls.definition import ToolDefinition
+    from toolpost.calls.events import Observer
+    from toolpost.engine.executor import ToolExecutor
+    from toolpost.engine.settings import ExecutorConfig
+
+TOOLBOX = "toolpost.toolbox:standard_tools"
+"""What gives the standard tools, called with the config."""
+
+FORMATS = ("openai", "openai-chat", "anthropic", "gemini", "mcp", "toolpost")
+"""The formats of transports.wire, which is not imported before a command needs it."""
+
+
+class ExitCode(IntEnum):
+    """How the program ended, for scripts."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REJECTED = 3
+    SOME_FAILED = 4
+    BUG = 70
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+@dataclass(slots=True, kw_only=True)
+class Setup:
+    """What the shared options ask for. out is standard output, which a tool's own prints do not reach."""
+
+    tools: list[str] = field(default_factory=list)
+    file: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    toolbox: bool = True
+    json: bool = False
+    debug: bool = False
+    out: IO[str] = field(default_factory=lambda: sys.stdout)
+
+    def load_config(self) -> ExecutorConfig:
+        """The settings: file, over it the environment, over it --set. Raises ConfigurationError."""
+        from toolpost.calls.errors import ConfigurationError
+        from toolpost.engine.settings import ALIASES, FORMS, ExecutorConfig
+
+        forms = {name: FORMS.get(ALIASES.get(name, name)) for name in self.settings}
+        given = {name: form.read(self.settings[name]) if form else self.settings[name] for name, form in forms.items()}
+        try:
+            return ExecutorConfig.load(given, file=self.file)
+        except ConfigurationError as exc:
+            raise ConfigurationError(exc.message.replace("(code)", "(--set)")) from exc
+
+    @contextmanager
+    def executor(self, observers: Sequence[Observer] = ()) -> Iterator[ToolExecutor]:
+        """An executor that knows the tools asked for and no others. What tools print goes to standard error."""
+        from toolpost.engine.executor import ToolExecutor
+        from toolpost.engine.registry import ToolRegistry
+
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(sys.stderr))
+            if self.debug:
+                stack.enter_context(_log_to_stderr())
+            config = self.load_config()
+            self.import_from_here()
+            executor = stack.enter_context(ToolExecutor(config, registry=ToolRegistry(), observers=observers))
+            if self.toolbox:
+                add_tools(executor, TOOLBOX)
+            for reference in dict.fromkeys(self.tools):
+                add_tools(executor, reference)
+            yield executor
+
+    def import_from_here(self) -> None:
+        """Let modules of the working directory be imported, as `python -m` does."""
+        here = os.getcwd()
+        if here not in sys.path and "" not in sys.path:
+            sys.path.insert(0, here)
+
+
+def add_tools(executor: ToolExecutor, reference: str) -> list[ToolDefinition]:
+    """Load the tools a reference names. Raises ConfigurationError or PluginError, naming the reference."""
+    from toolpost.calls.errors import ConfigurationError, PluginError, ToolExecutionError
+    from toolpost.engine.plugins import load_attribute
+
+    try:
+        found = load_attribute(reference)
+        added = executor.add(found(executor.config) if reference == TOOLBOX else found)
+    except PluginError as exc:
+        raise PluginError(f"--tools {reference}: {exc.message}") from exc
+    except ToolExecutionError as exc:
+        raise ConfigurationError(f"--tools {reference}: {exc.message}") from exc
+    except Exception as exc:  # a tool's own constructor may raise anything
+        raise PluginError(f"--tools {reference}: {type(exc).__name__}: {exc}") from exc
+    if not added:
+        raise ConfigurationError(f"--tools {reference}: there is no tool in it")
+    return added
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    import logging
+
+    logger, handler = logging.getLogger("toolpost"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _setup(ctx: click.Context) -> Setup:
+    return ctx.ensure_object(Setup)
+
+
+def _take_tools(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    _setup(ctx).tools.extend(value)
+
+
+def _take_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        _setup(ctx).file = value
+
+
+def _take_settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    for text in value:
+        name, equals, setting = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{text!r} is no setting; write name=value, as cache_size=500")
+        _setup(ctx).settings[name.strip().replace("-", "_")] = setting
+
+
+def _take_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and param.name == "no_toolbox":
+        _setup(ctx).toolbox = False
+    elif value and param.name == "json":
+        _setup(ctx).json = True
+    elif value:
+        _setup(ctx).debug = True
+
+
+def _option(*names: str, callback: Any, help: str, **more: Any) -> click.Option:
+    return click.Option(names, callback=callback, expose_value=False, help=help, **more)
+
+
+SHARED: tuple[click.Option, ...] = (
+    _option(
+        "--tools",
+        metavar="REF",
+        multiple=True,
+        callback=_take_tools,
+        help="Load tools: module:attribute, path/to/file.py:attribute, or an entry point's name; repeatable.",
+    ),
+    _option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=_take_file,
+        help="Read settings from this TOML file.",
+    ),
+    _option(
+        "--set",
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=_take_settings,
+        help="Set a setting, over file and environment; repeatable.",
+    ),
+    _option("--no-toolbox", is_flag=True, callback=_take_flag, help="Leave the standard tools out."),
+    _option("--json", is_flag=True, callback=_take_flag, help="Answer in JSON on standard output."),
+    _option("--debug", is_flag=True, callback=_take_flag, help="Log every call, and show tracebacks of errors."),
+)
+"""Options that may stand before or after any command."""
+
+
+class SharedOptions(click.Command):
+    """A command that takes the shared options too, and lists them apart."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), *SHARED]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, shared in (("Options", False), ("Options of every command", True)):
+            params = [p for p in self.get_params(ctx) if (p in SHARED) is shared]
+            records = [record for p in params if (record := p.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+
+class Command(SharedOptions):
+    """One command."""
+
+
+class Group(SharedOptions, click.Group):
+    """Commands under one name; a name that is not among them is answered with the nearest that is."""
+
+    command_class = Command
+    group_class = type
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            way_out = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise click.UsageError(f"there is no command {name!r}; {way_out}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+pass_setup = click.make_pass_decorator(Setup, ensure=True)

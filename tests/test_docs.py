@@ -1,0 +1,153 @@
+"""Every code block of the README and docs/ is executed; what a comment behind print() says must come out."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+NOT_HERE = {"make run", "make test", "make bench"}  # what a newcomer types; CI itself runs on them
+
+RUNNER = textwrap.dedent(
+    '''
+    """Runs the python blocks of a page in order, in one namespace, and compares what print() gives."""
+    import ast, sys
+
+    wrong = []
+    with open(sys.argv[1], encoding="utf-8") as source_file:
+        blocks = source_file.read().split("\\f")
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        first, _, source = block.partition("\\n")
+        lines = source.splitlines()
+        printed = {}
+
+        def say(*values, sep=" ", **_):
+            line = sys._getframe(1).f_lineno
+            printed.setdefault(line, []).append(sep.join(str(v) for v in values))
+
+        namespace["print"] = say
+        exec(compile(source, f"block at line {first}", "exec"), namespace)
+        for node in ast.walk(ast.parse(source)):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"):
+                continue
+            code, _, comment = lines[node.end_lineno - 1].partition("  # ")
+            expected = [comment] if comment else []
+            if not expected:
+                for line in lines[node.end_lineno:]:
+                    if not line.strip().startswith("# "):
+                        break
+                    expected.append(line.strip()[2:])
+            if expected and printed.get(node.lineno, printed.get(node.end_lineno)) != expected:
+                wrong.append(f"line {int(first) + node.end_lineno}: said {printed.get(node.lineno)}, not {expected}")
+    sys.exit("\\n".join(wrong) or 0)
+    '''
+)
+
+
+def blocks_of(page, language):
+    text = page.read_text(encoding="utf-8")
+    return [(text[: m.start()].count("\n") + 1, m[2]) for m in BLOCK.finditer(text) if m[1] == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_python_block_runs_and_says_what_the_page_says(page, tmp_path):
+    blocks = blocks_of(page, "python")
+    if not blocks:
+        return
+    script, source = tmp_path / "runner.py", tmp_path / "blocks.txt"
+    script.write_text(RUNNER, encoding="utf-8")
+    source.write_text("\f".join(f"{line}\n{body}" for line, body in blocks), encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), str(source)], cwd=tmp_path, capture_output=True, text=True, timeout=55
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_shell_block_runs(page, tmp_path):
+    for language in ("console", "sh", "bash"):
+        for line, body in blocks_of(page, language):
+            for command in commands_in(body, language):
+                run_command(command, f"{page.name}:{line}", tmp_path)
+
+
+def commands_in(body, language):
+    for text in body.splitlines():
+        if language == "console" and not text.startswith("$ "):
+            continue
+        command = text.removeprefix("$ ").split("  #")[0].strip()
+        if command and not command.startswith("#"):
+            yield command
+
+
+def run_command(command, where, tmp_path):
+    if command in NOT_HERE:
+        return
+    expected, _, plain = command.rpartition("!exit ")
+    code = int(plain) if expected else 0
+    argv = shlex.split((expected or command).strip(), comments=True)
+    stdin = None
+    if "|" in argv or "<" in argv or ">" in argv:
+        argv, stdin = ["sh", "-c", command], None
+    elif argv[0] == "toolpost":
+        argv = [sys.executable, "-m", "toolpost", *argv[1:]]
+    shim = tmp_path / "bin"
+    shim.mkdir(exist_ok=True)
+    (shim / "toolpost").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m toolpost "$@"\n')
+    (shim / "toolpost").chmod(0o755)
+    work = tmp_path / "work"
+    if not work.exists():
+        work.mkdir()
+        (work / "examples").symlink_to(ROOT / "examples")
+    env = {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}"}
+    done = subprocess.run(argv, cwd=work, env=env, input=stdin, capture_output=True, text=True, timeout=55)
+    assert done.returncode in ({code} if code else {0, 4 if " run " in command else 0}), (
+        f"{where}: {command} ended with {done.returncode}: {done.stderr[-2000:]}"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_data_block_is_well_formed(page):
+    import json
+
+    for _, body in blocks_of(page, "toml"):
+        tomllib.loads(body)
+    for _, body in blocks_of(page, "json"):
+        json.loads(body)
+
+
+def test_every_error_class_is_on_its_page():
+    import toolpost
+    from toolpost.calls.errors import ToolExecutionError
+
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    for name in toolpost.__all__:
+        thing = getattr(toolpost, name)
+        if isinstance(thing, type) and issubclass(thing, ToolExecutionError):
+            assert f"`{name}`" in text, name
+
+
+def test_every_stage_is_in_the_architecture_page():
+    from toolpost.pipeline.compile import ORDER
+
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = [text.index(f"| `{stage.__name__}` |") for stage in ORDER]
+    assert places == sorted(places)
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
