@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from toolpost import (
     BaseTool,
+    CallCancelledError,
     ConfigurationError,
     DuplicateToolError,
     FunctionToolSpec,
@@ -137,6 +138,7 @@ def through_execute_sync(executor: ToolExecutor, tool: EchoTool, operation: str,
 
 
 KINDS: dict[str, type[ToolExecutionError]] = {
+    "cancelled": CallCancelledError,
     "invalid_input": InputValidationError,
     "unknown_tool": ToolNotFoundError,
     "tool_failed": OperationError,
@@ -235,11 +237,11 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("typed", {"text": "x", "count": True}, "type", "'count' must be an integer"),
     ("typed", {"text": "x", "count": 1.5}, "type", "'count' must be an integer"),
     ("typed", {"text": "x", "share": True}, "type", "'share' must be a number"),
-    ("typed", {"text": "x", "share": float("nan")}, "type", "'share' must be a"),
-    ("typed", {"text": "x", "share": float("inf")}, "type", "'share' must be a"),
+    ("typed", {"text": "x", "share": float("nan")}, "not_finite", "'share' must be a finite number"),
+    ("typed", {"text": "x", "share": float("inf")}, "not_finite", "'share' must be a finite number"),
     ("typed", {"text": "x", "flag": "yes"}, "type", "'flag' must be a boolean"),
     ("typed", {"text": "x", "flag": 1}, "type", "'flag' must be a boolean"),
-    ("typed", {"text": b"\xff\xfe"}, "type", "'text' must be"),
+    ("typed", {"text": b"\xff\xfe"}, "not_unicode", "'text' must be valid Unicode"),
     ("typed", {"text": "x" * 10_000_000}, "too_large", "larger than 1048576 bytes"),
     ("any", {"value": "x" * 10_000_000}, "too_large", "larger than 1048576 bytes"),
     ("any", {"value": {"deep": ["é" * 600_000]}}, "too_large", "larger than 1048576 bytes"),
@@ -356,7 +358,11 @@ def test_a_payload_that_is_no_call_is_refused_as_a_whole(payload: str | bytes) -
 def test_whatever_a_body_raises_fails_its_call(
     executor: ToolExecutor, tool: EchoTool, door: Door, operation: str, kind: str
 ) -> None:
-    with pytest.raises(OperationError, match=f"Error executing {operation}: .*{kind}"):
+    cancelled = kind == "CancelledError" and operation == "raises_async"
+    expected = CallCancelledError if cancelled else OperationError
+    said = "the call was cancelled" if cancelled else f"Error executing {operation}: .*{kind}"
+
+    with pytest.raises(expected, match=said):
         door(executor, tool, operation, {"kind": kind})
 
 
@@ -429,7 +435,7 @@ WRONG_USES: dict[str, Callable[[], Any]] = {
     "a rate limit of no calls": lambda: RateLimit(calls=0),
     "a rate limit of text": lambda: RateLimit(calls="many"),  # type: ignore[arg-type]
     "a spec without a name": lambda: FunctionToolSpec(id="a", description="", parameters=[]),  # type: ignore[call-arg]
-    "a function of two parameters for a spec": lambda: spec().define(body),
+    "a function of two parameters for a spec": lambda: spec().define(lambda a, b: a + b),
 }
 
 

@@ -767,14 +767,24 @@ async def test_a_call_whose_deadline_passes_in_the_queue_never_runs(pools, tmp_p
     assert not made.exists()
 
 
-async def test_a_cancelled_task_kills_its_body_before_cancellation_goes_on(pools):
-    pool = pools()
+async def test_a_cancelled_task_kills_its_body_and_goes_on_once_it_is_gone(pools, monkeypatch):
+    pool, may_bury, bury = pools(), threading.Event(), Processes._bury
+
+    def buries_when_allowed(self: Processes, selector: Any) -> None:
+        if self._dying:
+            assert may_bury.wait(WAIT_S)
+        bury(self, selector)
+
+    monkeypatch.setattr(Processes, "_bury", buries_when_allowed)
     task, process = await hanging(pool)
 
     task.cancel()
+    early, _ = await asyncio.wait({task}, timeout=0.05)
+    may_bury.set()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
 
+    assert not early
     assert not from_body(caught.value)
     assert reaped(process)
     assert await pool.run(Target.of(get_pid), {}) != process

@@ -567,8 +567,11 @@ def test_idle_workers_end_by_themselves(pools):
     assert pool.run_blocking(lambda: "again", 5.0, SYSTEM_CLOCK) == "again"
 
 
-def test_the_worker_that_ran_last_runs_next(pools):
-    pool = pools(4)
+async def test_the_worker_that_ran_last_runs_next_so_that_the_rest_may_end(pools):
+    pool = pools(2)
+    both = threading.Barrier(2)
+    await asyncio.gather(pool.run(lambda: both.wait(WAIT_S)), pool.run(lambda: both.wait(WAIT_S)))
+    assert pool.idle == 2
 
     workers = {pool.run_blocking(threading.get_ident, 5.0, SYSTEM_CLOCK) for _ in range(20)}
 

@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from toolpost.authoring import binding
-from toolpost.authoring.decorators import Declared, declared, define_function, first_paragraph, raw
+from toolpost.authoring.decorators import (
+    UNAPPLIED,
+    Declared,
+    declared,
+    define_function,
+    first_paragraph,
+    raw,
+    unbracketed,
+)
 from toolpost.authoring.schema import from_signature
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import ConfigurationError
@@ -213,6 +221,8 @@ def definitions_of(tool: Any) -> list[ToolDefinition]:
 
 def _define_operation(tool: Any, prefix: str, name: str, schema: type[BaseModel] | None) -> ToolDefinition:
     function = getattr(type(tool), name)
+    if hasattr(function, UNAPPLIED):
+        raise unbracketed(f"{type(tool).__name__}.{name}: ")
     record: Declared = declared(function)
     method = raw(function).__get__(tool, type(tool))
     model = record.schema or schema

@@ -31,6 +31,7 @@ from toolpost.calls.policies import UNSET, Cache, Policies, RateLimit, RunsIn, S
 F = TypeVar("F", bound=Callable[..., Any])
 DECLARED = "__toolpost_declared__"
 RAW = "__toolpost_raw__"
+UNAPPLIED = "__toolpost_unapplied__"
 
 
 class Declared:
@@ -130,9 +131,23 @@ def cache_result(
     per says who shares them: "task" (user and task, as documented), "user", "tenant" or "global".
     """
     if inspect.isroutine(ttl) and not inspect.isbuiltin(ttl) and len(inspect.signature(ttl).parameters) != 2:
-        raise ConfigurationError("@cache_result needs its brackets: write @cache_result() or @cache_result(ttl=60)")
+        raise unbracketed("")
     policy = Cache(ttl_s=ttl, per=per)  # type: ignore[arg-type]
-    return lambda func: declare(func, "cache_result", cache=policy)
+
+    def mark(*given: Any, **named: Any) -> Any:
+        if len(given) != 1 or named:
+            raise unbracketed("")  # called as the function it stands for
+        return declare(given[0], "cache_result", cache=policy)
+
+    setattr(mark, UNAPPLIED, True)
+    return mark
+
+
+def unbracketed(where: str) -> ConfigurationError:
+    """The error for @cache_result put straight on a function of two parameters, which looks like a ttl callable."""
+    return ConfigurationError(
+        f"{where}@cache_result needs its brackets: write @cache_result() or @cache_result(ttl=60)"
+    )
 
 
 @overload
@@ -157,14 +172,22 @@ def run_in_executor(func: F | None = None, *, process: bool = False) -> F | Call
     return mark if func is None else mark(func)
 
 
-def measure_execution_time(func: F) -> F:
+@overload
+def measure_execution_time(func: F) -> F: ...
+@overload
+def measure_execution_time() -> Callable[[F], F]: ...
+def measure_execution_time(func: F | None = None) -> F | Callable[[F], F]:
     """Ask for the call's time to be logged at INFO. Every call is measured in any case: see get_metrics()."""
-    return declare(func, "measure_execution_time", measured=True)
+    return measure_execution_time if func is None else declare(func, "measure_execution_time", measured=True)
 
 
-def sanitize_input(func: F) -> F:
+@overload
+def sanitize_input(func: F) -> F: ...
+@overload
+def sanitize_input() -> Callable[[F], F]: ...
+def sanitize_input(func: F | None = None) -> F | Callable[[F], F]:
     """Screen every text argument as one that ends up in SQL, HTML, a path or a shell. Raises SecurityError."""
-    return declare(func, "sanitize_input", screening=Screening(untrusted=True))
+    return sanitize_input if func is None else declare(func, "sanitize_input", screening=Screening(untrusted=True))
 
 
 # -- @Tool ------------------------------------------------------------------------------------------------------------

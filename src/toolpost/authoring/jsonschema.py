@@ -53,9 +53,9 @@ class JsonSchema:
 
     schema is a mapping or a bool; it is copied, so that later changes to it have no effect. resources maps absolute
     URIs to the documents that `$ref` may name. assert_formats makes `format` a rule instead of a remark. name says in
-    error messages what the schema is of. Raises SchemaError, naming the place and the fix, for a schema that is not one:
-    against its meta-schema, with a reference that leads nowhere or elsewhere than into resources, or with a pattern that
-    is no regular expression.
+    error messages what the schema is of. Raises SchemaError, naming the place and the fix, for what is no schema: by
+    its meta-schema, for a reference that leads nowhere or out of resources, for a pattern that is no regular
+    expression.
 
     Patterns run in linear time; a schema with a pattern that needs lookaround or backreferences is given the
     backtracking engine, bounded by BACKTRACK_LIMIT.
@@ -80,7 +80,7 @@ class JsonSchema:
         self._check: Callable[[Any], bool] = self._validator.is_valid
         self._depth = min(MAX_DEPTH, MAX_STACK_STEPS // steps)
         self._known = tuple(self._documents.names(self._documents.root))
-        self._looks = _places_to_look_at(plain)
+        self._looks = None if self._documents.own_dialect else _places_to_look_at(plain)
         self._defaults = _Defaults.of(self._documents)
 
     @property
@@ -260,10 +260,23 @@ def _mend(schema: dict[str, Any], where: str) -> None:
 
 _TYPES: Final = ("string", "integer", "number", "boolean", "array", "object", "null")
 _OTHER_NAMES: Final = {
-    "str": "string", "text": "string", "int": "integer", "long": "integer", "float": "number", "double": "number",
-    "decimal": "number", "bool": "boolean", "list": "array", "tuple": "array", "set": "array", "dict": "object",
-    "map": "object", "mapping": "object", "none": "null", "nil": "null",
-}  # fmt: skip
+    "str": "string",
+    "text": "string",
+    "int": "integer",
+    "long": "integer",
+    "float": "number",
+    "double": "number",
+    "decimal": "number",
+    "bool": "boolean",
+    "list": "array",
+    "tuple": "array",
+    "set": "array",
+    "dict": "object",
+    "map": "object",
+    "mapping": "object",
+    "none": "null",
+    "nil": "null",
+}
 
 
 def _type_meant(name: str) -> str | None:
@@ -422,13 +435,13 @@ def _are_plain_keys(value: dict[Any, Any]) -> bool:
 
 
 _TEXT_AND_LIMITS: Final = frozenset({
-    "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
-    "maxLength", "pattern", "format", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
-    "$comment",
+    "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minLength", "maxLength", "pattern", "format", "title", "description", "default", "examples", "deprecated",
+    "readOnly", "writeOnly", "$comment",
 })  # fmt: skip
 _CLOSED_OBJECT: Final = frozenset({
-    "type", "properties", "required", "additionalProperties", "title", "description", "minProperties", "maxProperties",
-    "$schema", "$defs", "definitions", "$comment", "default", "examples",
+    "type", "properties", "required", "additionalProperties", "title", "description", "minProperties",
+    "maxProperties", "$schema", "$defs", "definitions", "$comment", "default", "examples",
 })  # fmt: skip
 
 
@@ -460,7 +473,14 @@ def _is_checked_scalar(part: Any) -> bool:
     return set(types) <= {"integer", "number", "boolean", "null"}
 
 
-_ONE_BELOW: Final = ("additionalProperties", "items", "contains", "unevaluatedItems", "unevaluatedProperties", "additionalItems")
+_ONE_BELOW: Final = (
+    "additionalProperties",
+    "items",
+    "contains",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "additionalItems",
+)
 _LIST_BELOW: Final = ("prefixItems", "items")
 _MAP_BELOW: Final = ("properties", "patternProperties")
 _ONE_HERE: Final = ("not", "if", "then", "else", "propertyNames")
@@ -477,7 +497,9 @@ _Step = tuple[str] | tuple[str, str | int]
 
 def _children(schema: dict[str, Any]) -> Iterator[tuple[_Step, Any]]:
     """Every direct subschema with the way to it, whatever place of a value it is about."""
-    yield from _in(schema, _ONE_BELOW + _ONE_HERE + _ONE_APART, _LIST_BELOW + _LIST_HERE, _MAP_BELOW + _MAP_HERE + _MAP_APART)
+    yield from _in(
+        schema, _ONE_BELOW + _ONE_HERE + _ONE_APART, _LIST_BELOW + _LIST_HERE, _MAP_BELOW + _MAP_HERE + _MAP_APART
+    )
 
 
 def _children_here(schema: dict[str, Any]) -> Iterator[tuple[_Step, Any]]:
@@ -565,7 +587,7 @@ class _Documents:
         self._draft = _draft_of(schema, 2020)
         self.root = _Node(schema, "", self._draft, "")
         self._reached: set[str] = set()
-        self._own_dialect = False
+        self.own_dialect = False
         self._index("", schema)
 
     def resolve(self, node: _Node, reference: str) -> _Node | None:
@@ -626,7 +648,7 @@ class _Documents:
             where[id(node.schema)] = loc
             rounds[id(node.schema)] = 1 + sum(keyword in node.schema for keyword in _GO_ROUND_AGAIN)
             self._reached.add(node.document)
-            self._own_dialect |= "json-schema.org" not in str(node.schema.get("$schema", "json-schema.org"))
+            self.own_dialect |= "json-schema.org" not in str(node.schema.get("$schema", "json-schema.org"))
             targets = [(self._target(node, keyword, text, loc), (keyword,)) for keyword, text in node.references()]
             same_place = [] if node.hides_siblings() else [child for _, child in _children_here(node.schema)]
             same_place += [target.schema for target, _ in targets if target is not None]
@@ -641,7 +663,7 @@ class _Documents:
 
         The library refuses a set of resources when any has a reference that leads nowhere, needed or not.
         """
-        return {uri: r for uri, r in resources.items() if self._own_dialect or _document(uri) in self._reached}
+        return {uri: r for uri, r in resources.items() if self.own_dialect or _document(uri) in self._reached}
 
     def _here(self, node: _Node) -> Iterator[_Node]:
         for _, text in node.references():
@@ -761,9 +783,7 @@ def _copied(schema: Any, name: str) -> Any:
     return plain
 
 
-def _compiled(
-    schema: Any, resources: Mapping[str, Any], assert_formats: bool, name: str
-) -> jsonschema_rs.Validator:
+def _compiled(schema: Any, resources: Mapping[str, Any], assert_formats: bool, name: str) -> jsonschema_rs.Validator:
     def made(
         document: Any,
         options: jsonschema_rs.RegexOptions | jsonschema_rs.FancyRegexOptions,
@@ -829,7 +849,9 @@ def _why_no_schema(error: ValueError, schema: Any) -> str:
 
 def _sentence(finding: Finding) -> str:
     """A finding about a schema: its place is a JSON Pointer, even where arguments would be named."""
-    return wording.sentence(finding, place=wording.show(wording.pointer(finding.loc), limit=200) if finding.loc else "the schema")
+    return wording.sentence(
+        finding, place=wording.show(wording.pointer(finding.loc), limit=200) if finding.loc else "the schema"
+    )
 
 
 def _value_at(value: Any, loc: Loc) -> Any:
@@ -1026,10 +1048,12 @@ _ABSENT: Final = _Absent()
 class _Defaults:
     """The defaults below one subschema: a plan made once, so that a call only walks where defaults are."""
 
-    __slots__ = ("_below", "_first", "_items", "_others", "_same", "_values")
+    __slots__ = ("_below", "_containers", "_declared", "_first", "_items", "_others", "_same", "_scalars")
 
     def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
+        self._scalars: dict[str, Any] = {}
+        self._containers: dict[str, Any] = {}
+        self._declared: frozenset[str] = frozenset()
         self._below: dict[str, _Defaults] = {}
         self._others: _Defaults | None = None
         self._first: list[_Defaults] = []
@@ -1076,11 +1100,13 @@ class _Defaults:
             if name in full:
                 full[name] = below.fill(full[name], room - 1, filling)
         if self._others is not None:
-            for name in full.keys() - self._below.keys() - self._values.keys():
+            for name in full.keys() - self._declared:
                 full[name] = self._others.fill(full[name], room - 1, filling)
-        for name, default in self._values.items():
+        for name, default in self._scalars.items():
+            full.setdefault(name, default)
+        for name, default in self._containers.items():
             if name not in full:
-                full[name] = self._default(name, default, room, filling)
+                full[name] = self._fresh(name, default, room, filling)
         return full
 
     def _fill_array(self, value: Sequence[Any], room: int, filling: frozenset[int]) -> list[Any]:
@@ -1091,10 +1117,8 @@ class _Defaults:
                 full[index] = plan.fill(item, room - 1, filling)
         return full
 
-    def _default(self, name: str, default: Any, room: int, filling: frozenset[int]) -> Any:
-        """A fresh default with the defaults below it; a default that would need itself is left as it stands."""
-        if not isinstance(default, (dict, list)):
-            return default
+    def _fresh(self, name: str, default: Any, room: int, filling: frozenset[int]) -> Any:
+        """A copy of a default, with the defaults below it; one that would need itself is left as it stands."""
         fresh = copy.deepcopy(default)
         below = self._below.get(name)
         if below is None or id(below) in filling:
@@ -1118,8 +1142,9 @@ class _Defaults:
             self._below[name] = below(child)
             default = _default_of(node._replace(schema=child), documents)
             if default is not _ABSENT:
-                self._values[name] = default
-        if isinstance(schema.get("additionalProperties"), dict):
+                (self._containers if isinstance(default, (dict, list)) else self._scalars)[name] = default
+        self._declared = frozenset(self._below)
+        if isinstance(schema.get("additionalProperties"), dict) and "patternProperties" not in schema:
             self._others = below(schema["additionalProperties"])
         items = schema.get("items")
         self._first = [below(child) for child in (items if isinstance(items, list) else schema.get("prefixItems", ()))]
@@ -1147,7 +1172,7 @@ def _useful(plans: Any) -> set[_Defaults]:
         for other in plan._next():
             users[other].append(plan)
     useful: set[_Defaults] = set()
-    todo = [plan for plan in users if plan._values]
+    todo = [plan for plan in users if plan._scalars or plan._containers]
     while todo:
         plan = todo.pop()
         if plan not in useful:

@@ -1,7 +1,7 @@
-"""How a problem with arguments is worded, so that a model can mend its call in one turn; it finds no problem itself.
+"""How a problem with arguments is worded, so that a model can mend its call in one turn; it finds none itself.
 
-Whatever checks arguments (pydantic-core, JSON Schema, our own limits) states each broken rule as a Finding; this file
-turns findings into sentences and into the Problem entries that InputValidationError.errors() lists.
+Whatever checks arguments (pydantic-core, JSON Schema, our own limits) states each broken rule as a Finding; this
+file turns findings into sentences, and into the Problem entries that InputValidationError.errors() lists.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import datetime
 import decimal
 import difflib
 import functools
+import itertools
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,10 +52,11 @@ Loc = tuple[str | int, ...]
 """Where a value lies: keys and indices from the top, () for the whole."""
 
 CODES: Final = frozenset({
-    "missing", "unknown", "type", "enum", "const", "minimum", "maximum", "exclusive_minimum", "exclusive_maximum",
-    "multiple_of", "min_length", "max_length", "pattern", "format", "min_items", "max_items", "unique", "min_properties",
-    "max_properties", "any_of", "one_of", "not", "dependent", "contains", "too_large", "too_deep", "not_finite",
-    "not_json", "not_unicode", "duplicate", "value", "other",
+    "missing", "unknown", "type", "enum", "const", "minimum", "maximum", "exclusive_minimum",
+    "exclusive_maximum", "multiple_of", "min_length", "max_length", "pattern", "format", "min_items",
+    "max_items", "unique", "min_properties", "max_properties", "any_of", "one_of", "not", "dependent",
+    "contains", "too_large", "too_deep", "not_finite", "not_json", "not_unicode", "duplicate", "value",
+    "other",
 })  # fmt: skip
 """Every value a Problem's type may have; stable, so callers may branch on them."""
 
@@ -78,9 +80,10 @@ NOTHING: Final = _Nothing()
 class Finding:
     """One rule that one place breaks, before it is put into a sentence.
 
-    says is the predicate ("must be an integer"), or the whole sentence when whole is true. choices are what the place
-    would have accepted, as shown text, when the rule is about that alone: kinds ("an integer") for the codes type and
-    format, values ("'add'") for enum and const; unions join them. got is the offending value, NOTHING when none came.
+    says is the predicate ("must be an integer"), or the whole sentence when whole is true. choices are what the
+    place would have accepted, as shown text, when the rule is about that alone: kinds ("an integer") for the codes
+    type and format, values ("'add'") for enum and const; unions join them. got is the offending value, NOTHING
+    when none came.
     """
 
     loc: Loc
@@ -93,7 +96,7 @@ class Finding:
 
     @property
     def key(self) -> tuple[Loc, str, str]:
-        """What makes two findings the same; values are left out, since comparing them would run their own code."""
+        """What makes two findings the same; not the values, whose comparison would run their own code."""
         return self.loc, self.type, self.says
 
 
@@ -175,11 +178,12 @@ def wrong_kind(loc: Loc, kinds: Sequence[str], value: Any, *, code: str = "type"
 
 def wrong_format(loc: Loc, name: str, value: Any) -> Finding:
     """A string that is not of the named JSON Schema format."""
-    return Finding(loc=loc, type="format", says=f"must be {_FORMATS.get(name, f'of format {_quoted(name)}')}", got=value)
+    what = _FORMATS.get(name) or f"of format {_quoted(name)}"
+    return Finding(loc=loc, type="format", says=f"must be {what}", got=value)
 
 
 def one_of(loc: Loc, shown: Sequence[str], value: Any, *, code: str = "enum") -> Finding:
-    """A value outside a closed list; shown are the allowed values as text. code is enum, or const for one value."""
+    """A value outside a closed list; shown are the allowed values as text, code is enum, or const for one."""
     says = f"must be {shown[0]}" if code == "const" else f"must be one of {_values(shown, value)}"
     return Finding(loc=loc, type=code, says=says, got=value, choices=tuple(shown))
 
@@ -196,7 +200,7 @@ def must(loc: Loc, code: str, says: str, value: Any = NOTHING, *, expected: str 
 
 
 def problems(findings: Iterable[Finding]) -> list[Problem]:
-    """The entries for findings, in order, each once; past MAX_PROBLEMS a last entry says how many were left out."""
+    """The entries for findings, in order, each once; past MAX_PROBLEMS a last one says how many were left out."""
     made: dict[tuple[Loc, str, str], Problem] = {}
     left_out = 0
     for finding in findings:
@@ -214,7 +218,7 @@ def problems(findings: Iterable[Finding]) -> list[Problem]:
 
 
 def problem(finding: Finding) -> Problem:
-    """The entry for one finding: path, loc, parameter, type, msg, expected and got, all but loc bounded in size."""
+    """The entry for one finding: path, loc, parameter, type, msg, expected, got; all but loc are bounded."""
     loc = finding.loc
     expected = finding.says.removeprefix("must be ").removeprefix("must ")
     return {
@@ -229,7 +233,7 @@ def problem(finding: Finding) -> Problem:
 
 
 def sentence(finding: Finding, *, place: str | None = None) -> str:
-    """The one sentence that names the place, the rule and the value; place overrides how the place is named."""
+    """The one sentence that names place, rule and value; place overrides how the place is named."""
     if finding.whole:
         return finding.says
     said = f"{_place(finding.loc) if place is None else place} {finding.says}"
@@ -237,12 +241,12 @@ def sentence(finding: Finding, *, place: str | None = None) -> str:
 
 
 def pointer(loc: Loc) -> str:
-    """The JSON Pointer (RFC 6901) to loc; keys over 128 characters are shortened and keys that look secret hidden."""
+    """The JSON Pointer (RFC 6901) to loc; keys over 128 characters are cut, what looks like a secret is hidden."""
     return "".join("/" + _piece(part).replace("~", "~0").replace("/", "~1") for part in loc)
 
 
 def listed(shown: Sequence[str], *, most: int = 20, room: int = 600) -> str:
-    """Texts joined by commas; after most of them, or room characters, an ellipsis and the count stand for the rest."""
+    """Texts joined by commas; past most of them, or room characters, an ellipsis and the count end the list."""
     kept: list[str] = []
     for text in shown:
         if len(kept) >= most or room < len(text):
@@ -272,9 +276,8 @@ def _quoted(name: str) -> str:
 
 
 def _shown(finding: Finding) -> str:
-    if any(isinstance(part, str) and secret_name(part) for part in finding.loc) and _could_be_secret(finding.got):
-        return HIDDEN
-    return show(finding.got)
+    secret = any(isinstance(part, str) and secret_name(part) for part in finding.loc)
+    return HIDDEN if secret and _could_be_secret(finding.got) else show(finding.got)
 
 
 def _either(words: Sequence[str]) -> str:
@@ -293,18 +296,20 @@ def _values(shown: Sequence[str], value: Any) -> str:
 
 
 def show(value: Any, *, name: str = "", limit: int = 80) -> str:
-    """A value as short, safe text: at most limit characters (or 24), no secret, no code of the value's class run.
+    """A value as short, safe text: at most limit characters (or 32), no secret, no code of the value's class run.
 
-    name is the parameter or key the value came under: where it names a secret the text is [hidden]. Long strings are
-    cut with an ellipsis and their length, containers that do not fit become "object with 3 keys" or "array of 12
-    items", objects that are not JSON the name of their type.
+    name is the parameter or key the value came under: where it names a secret the text is [hidden]. Long strings
+    are cut, with an ellipsis and their length; containers that do not fit become "object with 3 keys" or "array of
+    12 items"; objects that are not JSON are shown as their type's name.
     """
     if name and secret_name(name) and _could_be_secret(value):
         return HIDDEN
-    return _render(value, max(limit, 24), 3)
+    return _render(value, max(limit, 32), 3)
 
 
-_AS_TEXT: Final = (decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, datetime.time, datetime.timedelta)
+_AS_TEXT: Final = frozenset(
+    {decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, datetime.time, datetime.timedelta}
+)
 
 
 def _render(value: Any, room: int, depth: int) -> str:
@@ -321,7 +326,7 @@ def _render(value: Any, room: int, depth: int) -> str:
     if isinstance(value, (list, tuple)):
         return _render_array(value, room, depth)
     if isinstance(value, (bytes, bytearray)):
-        return f"{len(value)} bytes"
+        return f"{len(value)} byte{'' if len(value) == 1 else 's'}"
     if type(value) in _AS_TEXT:
         return _cut(str(value), room)
     return _cut(f"<{type(value).__name__}>", room)
@@ -341,8 +346,9 @@ def _render_string(value: str, room: int) -> str:
 
 
 def _render_integer(value: int, room: int) -> str:
-    text = int.__repr__(value) if value.bit_length() < 1024 else ""
-    return text if text and len(text) <= room else f"an integer of {int(value.bit_length() * 0.30103) + 1} digits"
+    if value.bit_length() < room * 3:
+        return int.__repr__(value)
+    return f"an integer of {int(value.bit_length() * 0.30103) + 1} digits"
 
 
 def _render_object(value: dict[Any, Any], room: int, depth: int) -> str:
@@ -364,7 +370,7 @@ def _render_array(value: Sequence[Any], room: int, depth: int) -> str:
 
 
 def _render_parts(parts: Iterable[str], size: int, ends: str, summary: str, room: int, depth: int) -> str:
-    """The parts between their brackets when they fit into room, else the summary; never looks at more than fits."""
+    """The parts in their brackets when they fit into room, else the summary; looks at no more than fits."""
     if size == 0:
         return ends
     if depth <= 0 or size * 3 > room:
@@ -382,23 +388,23 @@ def _cut(text: str, room: int) -> str:
 
 
 _SECRET_WORDS: Final = frozenset({
-    "password", "passwords", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets", "credential", "credentials",
-    "authorization", "cookie", "cookies", "jwt", "otp", "totp",
+    "password", "passwords", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets", "credential",
+    "credentials", "authorization", "cookie", "cookies", "jwt", "otp", "totp",
 })  # fmt: skip
 _SECRET_ENDS: Final = (
-    "password", "passwd", "passphrase", "apikey", "apikeys", "secretkey", "privatekey", "accesskey", "sessionkey", "signingkey",
-    "encryptionkey", "masterkey", "authkey", "sshkey", "accesstoken", "accesstokens", "refreshtoken", "refreshtokens",
-    "authtoken", "authtokens", "apitoken", "apitokens", "bearertoken", "sessiontoken", "idtoken", "clientsecret",
-    "basicauth", "authheader",
+    "password", "passwd", "passphrase", "apikey", "apikeys", "secretkey", "privatekey", "accesskey", "sessionkey",
+    "signingkey", "encryptionkey", "masterkey", "authkey", "sshkey", "accesstoken", "accesstokens", "refreshtoken",
+    "refreshtokens", "authtoken", "authtokens", "apitoken", "apitokens", "bearertoken", "sessiontoken", "idtoken",
+    "clientsecret", "basicauth", "authheader",
 )  # fmt: skip
 _NOT_A_CREDENTIAL: Final = frozenset({
-    "next", "page", "previous", "prev", "continuation", "sync", "max", "min", "num", "per", "stop", "start", "end", "eos",
-    "bos", "pad", "unk", "mask", "special", "first", "last",
+    "next", "page", "previous", "prev", "continuation", "sync", "max", "min", "num", "per", "stop", "start",
+    "end", "eos", "bos", "pad", "unk", "mask", "special", "first", "last",
 })  # fmt: skip
 _ABOUT_IT: Final = frozenset({
-    "count", "counts", "limit", "limits", "budget", "usage", "length", "size", "policy", "type", "kind", "name", "names",
-    "id", "ids", "index", "expiry", "expires", "ttl", "rotation", "required", "enabled", "strength", "url", "uri", "path",
-    "rate", "price", "cost", "position", "offset", "window", "age", "field",
+    "count", "counts", "limit", "limits", "budget", "usage", "length", "size", "policy", "type", "kind",
+    "name", "names", "id", "ids", "index", "expiry", "expires", "ttl", "rotation", "required", "enabled",
+    "strength", "url", "uri", "path", "rate", "price", "cost", "position", "offset", "window", "age", "field",
 })  # fmt: skip
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
 
@@ -421,7 +427,7 @@ def _secret_name(name: str) -> bool:
         return False
     if words == ["auth"] or not _SECRET_WORDS.isdisjoint(words):
         return True
-    pairs = [*words, *("".join(pair) for pair in zip(words, words[1:], strict=False))]
+    pairs = [*words, *("".join(pair) for pair in itertools.pairwise(words))]
     return any(pair.endswith(_SECRET_ENDS) for pair in pairs) or any(
         word == "token" and _is_credential(words, at) for at, word in enumerate(words)
     )
@@ -435,7 +441,7 @@ def _is_credential(words: Sequence[str], at: int) -> bool:
 
 
 def secret_name(name: str) -> bool:
-    """Whether a parameter or key of that name holds a secret: api_key and authToken do; max_tokens and author do not."""
+    """Whether a parameter or key of that name holds a secret: api_key and authToken do, max_tokens and author not."""
     return _secret_name(name[:200])
 
 
@@ -444,6 +450,8 @@ def _could_be_secret(value: Any) -> bool:
 
 
 def _scrub(text: str) -> str:
+    if len(text) < 11 and "@" not in text:  # shorter than any key; most names and values are
+        return text
     return _KEY_LIKE.sub(HIDDEN, text)
 
 
@@ -466,9 +474,9 @@ def _fold(name: str) -> str:
 def condense(loc: Loc, branches: Sequence[Sequence[Finding]], value: Any, *, code: str = "any_of") -> list[Finding]:
     """What to say when a value fits no branch of a union at loc: the least that lets the call be mended.
 
-    branches holds each branch's findings. When every branch wants another kind of value, one finding joins the kinds.
-    When the kind (or the tag, as in {"kind": "circle", …}) singles out a branch, that branch's findings stand alone.
-    Else one finding names the nearest branch's complaint.
+    branches holds each branch's findings. When every branch wants another kind of value, one finding joins the
+    kinds. When the kind (or the tag, as in {"kind": "circle", …}) singles out a branch, that branch's findings
+    stand alone. Else one finding names the nearest branch's complaint.
     """
     fitting = [branch for branch in branches if not any(_rules_out(finding, loc) for finding in branch)]
     if not fitting:
@@ -522,24 +530,41 @@ _URL = "a URL (like https://example.com/a)"
 _PYDANTIC_KINDS: Final[dict[str, str]] = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "an integer"),
     **dict.fromkeys(
-        ("float_type", "float_parsing", "decimal_type", "decimal_parsing", "fraction_type", "fraction_parsing"), "a number"
+        ("float_type", "float_parsing", "decimal_type", "decimal_parsing", "fraction_type", "fraction_parsing"),
+        "a number",
     ),
     **dict.fromkeys(("complex_type", "complex_str_parsing"), "a complex number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "a boolean"),
     **dict.fromkeys(("string_type", "string_sub_type", "bytes_type"), "a string"),
     "none_required": "null",
     **dict.fromkeys(
-        ("dict_type", "mapping_type", "frozen_dict_type", "ordered_dict_type", "counter_type", "model_type", "arguments_type",
-         "model_attributes_type", "dataclass_type", "dataclass_exact_type"),
+        (
+            "dict_type",
+            "mapping_type",
+            "frozen_dict_type",
+            "ordered_dict_type",
+            "counter_type",
+            "model_type",
+            "arguments_type",
+            "model_attributes_type",
+            "dataclass_type",
+            "dataclass_exact_type",
+        ),
         "an object",
     ),
     **dict.fromkeys(
         ("list_type", "tuple_type", "set_type", "frozen_set_type", "deque_type", "iterable_type", "named_tuple_type"),
         "an array",
     ),
-    "date_type": _DATE, "datetime_type": _DATETIME, "time_type": _TIME, "time_delta_type": _DURATION,
-    "uuid_type": "a UUID", "url_type": _URL, "json_type": "a string of JSON", "callable_type": "a function",
-}  # fmt: skip
+    "date_type": _DATE,
+    "datetime_type": _DATETIME,
+    "time_type": _TIME,
+    "time_delta_type": _DURATION,
+    "uuid_type": "a UUID",
+    "url_type": _URL,
+    "json_type": "a string of JSON",
+    "callable_type": "a function",
+}
 
 _PYDANTIC_FORMATS: Final[dict[str, str]] = {
     **dict.fromkeys(("date_parsing", "date_from_datetime_parsing", "date_from_datetime_inexact"), _DATE),
@@ -571,10 +596,15 @@ _PYDANTIC_LIMITS: Final[dict[str, tuple[str, str]]] = {
 }
 
 _PYDANTIC_MISSING: Final = frozenset({
-    "missing", "missing_argument", "missing_keyword_only_argument", "missing_positional_only_argument",
+    "missing",
+    "missing_argument",
+    "missing_keyword_only_argument",
+    "missing_positional_only_argument",
 })  # fmt: skip
 _PYDANTIC_UNKNOWN: Final = frozenset({
-    "extra_forbidden", "unexpected_keyword_argument", "unexpected_positional_argument",
+    "extra_forbidden",
+    "unexpected_keyword_argument",
+    "unexpected_positional_argument",
 })  # fmt: skip
 
 _CHOICES: Final = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.+?)(?:, | or |$)""")
@@ -588,16 +618,18 @@ _MADE_TAG: Final = re.compile(r"[\w-]+\[.*\]\Z|constrained-\w+\Z|lax-or-strict\b
 def from_pydantic(error: ValidationError, known: Sequence[str], *, arguments: Any = NOTHING) -> list[Problem]:
     """The problems of a pydantic error, one for each place, unions condensed.
 
-    known are the tool's parameter names. arguments is what was validated: with it the branch names that pydantic mixes
-    into locations are told from real keys for certain, without it by their look. The messages of custom validators are
-    kept; they are named for their place when they do not name it themselves.
+    known are the tool's parameter names. arguments is what was validated: with it the branch names that pydantic
+    mixes into locations are told from real keys for certain, without it by their look. The messages of custom
+    validators are kept, with the place put before those that do not name it.
     """
-    lines: list[_Line] = []
-    raw = error.errors(include_url=False)
-    for entry in raw:
-        loc = entry["loc"]
-        names = _guessed_tags(loc, raw) if arguments is NOTHING else _walked_tags(loc, arguments, entry["type"])
-        lines.append((tuple(zip(loc, names, strict=True)), entry))
+    entries = error.errors(include_url=False)
+    if arguments is NOTHING:
+        tags = [_guessed_tags(entry["loc"], entries) for entry in entries]
+    else:
+        tags = [_walked_tags(entry["loc"], arguments, entry["type"]) for entry in entries]
+    lines: list[_Line] = [
+        (tuple(zip(entry["loc"], marks, strict=True)), entry) for entry, marks in zip(entries, tags, strict=True)
+    ]
     return problems(_folded((), lines, known))
 
 
@@ -647,8 +679,11 @@ def _walked_tags(loc: Loc, arguments: Any, code: str) -> list[bool]:
 
 
 def _guessed_tags(loc: Loc, entries: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which elements of loc look like branch names: made names always, plain ones when siblings met the same value."""
-    return [at > 0 and isinstance(element, str) and _looks_like_tag(loc, at, element, entries) for at, element in enumerate(loc)]
+    """Which elements of loc look like branch names: made ones always, plain ones when siblings met one value."""
+    return [
+        at > 0 and isinstance(element, str) and _looks_like_tag(loc, at, element, entries)
+        for at, element in enumerate(loc)
+    ]
 
 
 def _looks_like_tag(loc: Loc, at: int, element: str, entries: Sequence[Mapping[str, Any]]) -> bool:
@@ -657,12 +692,12 @@ def _looks_like_tag(loc: Loc, at: int, element: str, entries: Sequence[Mapping[s
     if not _CORE_TAG.match(element):
         return False
     siblings = [entry for entry in entries if entry["loc"][:at] == loc[:at] and len(entry["loc"]) > at]
-    if len({entry["loc"][at] for entry in siblings}) < 2:
-        return False
+    names = {str(entry["loc"][at]) for entry in siblings}
     leaves = [entry["input"] for entry in siblings if len(entry["loc"]) == at + 1]
-    others = [entry["loc"][at] for entry in siblings]
-    return all(isinstance(other, str) and (_CORE_TAG.match(other) or _MADE_TAG.match(other)) for other in others) and all(
-        leaf is leaves[0] for leaf in leaves
+    return (
+        len(names) > 1
+        and all(_CORE_TAG.match(name) or _MADE_TAG.match(name) for name in names)
+        and all(leaf is leaves[0] for leaf in leaves)
     )
 
 
@@ -723,7 +758,7 @@ def _from_validator(loc: Loc, facts: Mapping[str, Any], value: Any) -> Finding:
 
 
 def _in_its_own_words(loc: Loc, code: str, words: str, value: Any) -> Finding:
-    """Somebody else's message, scrubbed and bounded; the place is put before it unless it names the place itself."""
+    """Somebody else's message, scrubbed and bounded, with the place before it unless it names the place itself."""
     words = _cut(_scrub(words[:2000]), 500)
     if loc and words.startswith(("must ", "is ", "has ", "contains ")) and " got " not in words:
         return Finding(loc=loc, type=code, says=words, expected=words, got=value)
@@ -754,9 +789,17 @@ _PYDANTIC_OTHERS: Final[dict[str, Callable[[Loc, Mapping[str, Any], Any], Findin
     "url_scheme": lambda loc, facts, value: must(
         loc, "format", f"must be a URL whose scheme is {facts['expected_schemes']}", value
     ),
-    "uuid_version": lambda loc, facts, value: must(loc, "format", f"must be a UUID of version {facts['expected_version']}", value),
-    "multiple_argument_values": lambda loc, facts, value: must(loc, "duplicate", "is given twice", expected="one value"),
-    "recursion_loop": lambda loc, facts, value: must(loc, "not_json", "contains itself, so it is not JSON", expected="JSON"),
-    "recursion_depth_exceeded": lambda loc, facts, value: must(loc, "too_deep", "is nested too deep", expected="less depth"),
+    "uuid_version": lambda loc, facts, value: must(
+        loc, "format", f"must be a UUID of version {facts['expected_version']}", value
+    ),
+    "multiple_argument_values": lambda loc, facts, value: must(
+        loc, "duplicate", "is given twice", expected="one value"
+    ),
+    "recursion_loop": lambda loc, facts, value: must(
+        loc, "not_json", "contains itself, so it is not JSON", expected="JSON"
+    ),
+    "recursion_depth_exceeded": lambda loc, facts, value: must(
+        loc, "too_deep", "is nested too deep", expected="less depth"
+    ),
     "is_instance_of": lambda loc, facts, value: must(loc, "type", f"must be an instance of {facts['class']}", value),
 }

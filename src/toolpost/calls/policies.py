@@ -28,8 +28,10 @@ CacheScope = Literal["user", "task", "tenant", "global"]
 RunsIn = Literal["auto", "inline", "thread", "process"]
 
 
-def _positive(owner: object, name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
+def _positive(owner: object, name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ConfigurationError(f"{type(owner).__name__}: {name} must be more than 0, got {value!r}")
 
 

@@ -169,6 +169,11 @@ class ToolExecutor:
             inv.deadline_s = left_s
             return entry.handler(inv)
 
+        if not isinstance(operations, Iterable):
+            raise InputValidationError(
+                f'Parameter validation failed: operations must be a list of {{"op": name, "kwargs": {{...}}}}, '
+                f"got {type(operations).__name__}"
+            )
         return await in_order(
             operations,
             start,
@@ -188,6 +193,8 @@ class ToolExecutor:
             inv = self._enter_call(entry, tool_call)
         except ToolExecutionError as error:
             return self._refused(tool_call, error, self._clock.stopwatch() - started)
+        except AttributeError as error:
+            raise _no_call(tool_call, error) from None
         try:
             value = await entry.handler(inv)
         except ToolExecutionError as error:
@@ -202,6 +209,8 @@ class ToolExecutor:
             inv = self._enter_call(entry, tool_call)
         except ToolExecutionError as error:
             return self._refused(tool_call, error, self._clock.stopwatch() - started)
+        except AttributeError as error:
+            raise _no_call(tool_call, error) from None
         try:
             value = self._block(entry, inv)
         except ToolExecutionError as error:
@@ -455,12 +464,15 @@ class ToolExecutor:
         try:
             bound = tool.__dict__.get("_toolpost_bound")
         except AttributeError:
-            bound = self._bound_elsewhere.get(tool)
+            try:
+                bound = self._bound_elsewhere.get(tool)
+            except TypeError:  # what takes no weak reference, such as None, text and numbers
+                bound = None
         if bound is None or bound.executor is not self or bound.epoch != self._epoch:
             bound = self._bind(tool)
         try:
             return bound.entries[operation]  # type: ignore[no-any-return]
-        except KeyError:
+        except (KeyError, TypeError):
             raise _no_operation(tool, operation, bound.entries) from None
 
     def _start(self, tool: Any, operation: str, kwargs: dict[str, Any]) -> Any:
@@ -470,7 +482,7 @@ class ToolExecutor:
             if bound.executor is not self or bound.epoch != self._epoch:
                 bound = self._bind(tool)
             entry: Entry = bound.entries[operation]
-        except (AttributeError, KeyError):
+        except (AttributeError, KeyError, TypeError):
             entry = self._operation(tool, operation)
         inv = Invocation()
         inv.arguments = kwargs
@@ -486,11 +498,6 @@ class ToolExecutor:
     def _bind(self, tool: Any) -> Bound:
         if isinstance(tool, type):
             raise ConfigurationError(f"{tool.__name__} is a class; make an object of it: {tool.__name__}()")
-        if isinstance(tool, (str, ToolCall)) or tool is None:
-            raise ConfigurationError(
-                f"execute takes a tool object and the name of its operation, got {type(tool).__name__}; "
-                f"use call(name, ...) for tools by name, execute_tool_call for a ToolCall"
-            )
         with self._compile_lock:
             epoch = self._epoch
             old = getattr(tool, "__dict__", {}).get("_toolpost_bound")
@@ -498,11 +505,17 @@ class ToolExecutor:
                 definitions = [entry.definition for entry in old.entries.values()]
             else:
                 definitions = definitions_of(tool)
+            if not definitions and not isinstance(tool, BaseTool):
+                raise ConfigurationError(
+                    f"execute takes a tool object and the name of its operation, got {type(tool).__name__}; "
+                    f"use call(name, ...) for tools by name, execute_tool_call for a ToolCall"
+                )
             bound = Bound(self, epoch, {d.operation or d.name: self._entry(d) for d in definitions})
         try:
             tool.__dict__["_toolpost_bound"] = bound
         except AttributeError:
-            self._bound_elsewhere[tool] = bound
+            with contextlib.suppress(TypeError):  # no weak references either: bound anew for each call
+                self._bound_elsewhere[tool] = bound
         return bound
 
     def _named_entry(self, name: str, version: str | None) -> Entry:
@@ -510,7 +523,7 @@ class ToolExecutor:
         if state != self._named_state:
             self._named, self._named_state = {}, state
         key = (name, version)
-        entry = self._named.get(key)
+        entry = self._named.get(key) if isinstance(name, str) else None
         if entry is None:
             if not isinstance(name, str):
                 raise ToolNotFoundError(f"a tool's name is text, got {type(name).__name__}")
@@ -694,7 +707,21 @@ def _operation_of(item: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise InputValidationError(
             f"Parameter validation failed: unknown key {unknown[0]!r} in an operation; arguments go under 'kwargs'"
         )
-    return item["op"], dict(item.get("kwargs") or {})
+    kwargs = item.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise InputValidationError(
+            f"Parameter validation failed: 'kwargs' of an operation must be an object, got {type(kwargs).__name__}"
+        )
+    return item["op"], dict(kwargs)
+
+
+def _no_call(tool_call: Any, error: AttributeError) -> Exception:
+    if isinstance(tool_call, ToolCall):
+        return error
+    return ConfigurationError(
+        f"execute_tool_call takes a ToolCall, got {type(tool_call).__name__}; make one with create_tool_call(name, "
+        f"arguments), or read what a model sent with decode_calls"
+    )
 
 
 def _no_operation(tool: Any, operation: Any, entries: Mapping[str, Entry]) -> ToolNotFoundError:

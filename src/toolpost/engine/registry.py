@@ -165,6 +165,7 @@ class ToolRegistry:
                 f"Tool {name!r} has no version {version!r}; there are {', '.join(versions)}",
                 details={"versions": versions},
             )
+        name = name if len(name) <= 140 else name[:140] + "..."
         near = self.suggest(name)
         message = f"Tool {name!r} not found in registry"
         if near is not None:

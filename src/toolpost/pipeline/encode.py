@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -20,8 +21,8 @@ def check_shape(value: Any) -> None:
     if kind in PLAIN:
         return
     name = kind.__name__
-    if hasattr(value, "close") and name in ("coroutine", "generator", "async_generator"):
-        if name != "async_generator":
+    if isinstance(value, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        if not isinstance(value, AsyncGeneratorType):
             value.close()
         hint = {
             "coroutine": "declare the tool with async def, or await it",

@@ -1,1 +1,25 @@
-"""Ready tools, written as a stranger would write them."""
+"""Ready tools, written with public names only, as anybody else's would be."""
+
+from __future__ import annotations
+
+from toolpost import ExecutorConfig, ToolDefinition
+from toolpost.toolbox.files import file_tools
+from toolpost.toolbox.web import web_tools
+
+__all__ = ["file_tools", "standard_tools", "web_tools"]
+
+
+def standard_tools(config: ExecutorConfig | None = None) -> list[ToolDefinition]:
+    """The tools of web_tools and file_tools, the latter by allowed_directories, allowed_file_extensions, max_file_size.
+
+    config None asks the settings file and the environment, as an executor does. Raises ConfigurationError.
+    """
+    settings = ExecutorConfig.load() if config is None else config
+    return [
+        *web_tools(),
+        *file_tools(
+            settings.allowed_directories,
+            max_bytes=settings.max_file_size,
+            extensions=settings.allowed_file_extensions,
+        ),
+    ]

@@ -88,7 +88,7 @@ def open_beneath(directory: int, path: bytes, flags: int) -> Opened:
 
 
 def walk_beneath(directory: int, path: bytes, flags: int) -> Opened:
-    """open_beneath for every kernel: one name at a time, each in the directory opened before, links read by ourselves."""
+    """open_beneath for every kernel: one name at a time, each in the directory opened before; links are read here."""
     above = [os.dup(directory)]
     ahead = _names(path)
     links = 0

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import codecs
-import difflib
 import errno
-import fnmatch
 import mimetypes
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from encodings import normalize_encoding
-from encodings.aliases import aliases
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from toolpost import (
     ConfigurationError,
     Hints,
-    InputValidationError,
     Screening,
     SecurityError,
     Tool,
@@ -41,18 +32,12 @@ from toolpost.toolbox.beneath import (
     open_directory,
     supported,
 )
-
-MIN_BYTES: Final = 4
-"""The least that one read may ask for: no character of a known encoding is longer."""
+from toolpost.toolbox.decoding import MIN_BYTES, codec_named, read_part
+from toolpost.toolbox.listing import KINDS, MAX_DEPTH, Listing, described, matcher, shown
+from toolpost.toolbox.refusals import quoted, refused
 
 MAX_ENTRIES: Final = 10_000
 """The most entries one listing gives."""
-
-MAX_LOOKED_AT: Final = 100_000
-"""The most names one listing reads from directories."""
-
-MAX_DEPTH: Final = 32
-"""How many levels below the listed directory a recursive listing goes."""
 
 
 def file_tools(
@@ -61,7 +46,7 @@ def file_tools(
     max_bytes: int = 1_000_000,
     extensions: Sequence[str] = (),
 ) -> list[ToolDefinition]:
-    """FileSystem.ReadFile, FileSystem.ListDirectory and FileSystem.GetFileInfo over these directories; none: all refuse.
+    """FileSystem.ReadFile, .ListDirectory and .GetFileInfo over these directories; without any, every call is refused.
 
     max_bytes bounds one read; larger files are read in parts. extensions (".txt") are of the files that may be read;
     empty means all. Links in the directories' own paths are resolved now, once; whoever may write to their parents
@@ -134,12 +119,12 @@ class FileSystem:
         self, path: str, encoding: str = "utf-8", offset: int = 0, max_bytes: int | None = None
     ) -> dict[str, Any]:
         """The text of a file, or a part of it."""
-        codec = None if encoding.strip().lower() == "base64" else _codec(encoding)
+        codec = None if encoding.strip().lower() == "base64" else codec_named(encoding)
         with self._open(path, LOOK) as found:  # so that what is no file is not opened: a FIFO would wake its writer
             self._check_file(path, found)
         with self._open(path, READ) as found:
             self._check_file(path, found)
-            part = _read_part(path, found.fd, codec, offset, min(max_bytes or self.max_bytes, self.max_bytes))
+            part = read_part(path, found.fd, codec, offset, min(max_bytes or self.max_bytes, self.max_bytes))
             return {
                 "path": path,
                 "allowed_directory": found.directory,
@@ -161,10 +146,10 @@ class FileSystem:
         ctx: ToolContext | None = None,
     ) -> dict[str, Any]:
         """What is in a directory, sorted by name."""
-        listing = Listing(_matcher(pattern, recursive), recursive, limit, ctx)
-        with self._open(path, os.O_RDONLY | os.O_DIRECTORY, parameter_kind="a directory") as found:
+        listing = Listing(matcher(pattern, recursive), recursive, limit, ctx)
+        with self._open(path, os.O_RDONLY | os.O_DIRECTORY) as found:
             if is_kernel_interface(found.status):
-                raise self._refusal(path, "path.kind", "is an interface of the kernel")
+                raise _refusal(path, "path.kind", "is a door into the kernel, and only directories of files are listed")
             listing.add(found.fd, ())
             return {
                 "path": path,
@@ -184,7 +169,7 @@ class FileSystem:
                 "path": path,
                 "allowed_directory": found.directory,
                 "name": name,
-                **_described(status),
+                **described(status),
                 "permissions": stat.filemode(status.st_mode)[1:],
                 "media_type": media_type,
             }
@@ -192,10 +177,10 @@ class FileSystem:
     # -- finding ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _open(self, path: str, flags: int, parameter_kind: str = "a file or directory") -> Iterator[Found]:
-        """The file at path, open for as long as the block lasts; what goes wrong in it is told of path."""
+    def _open(self, path: str, flags: int) -> Iterator[Found]:
+        """The file at path, open for as long as the block lasts. Every OSError is told as a ToolError."""
         try:
-            found = self._find(path, flags, parameter_kind)
+            found = self._find(path, flags)
             try:
                 yield found
             finally:
@@ -203,48 +188,41 @@ class FileSystem:
         except OSError as exc:
             raise _failure(path, exc) from exc
 
-    def _find(self, path: str, flags: int, wanted: str) -> Found:
-        escaped, wrong_kind = False, False
+    def _find(self, path: str, flags: int) -> Found:
+        """The file in the first allowed directory that has it; a refusal outranks a file that is missing."""
+        escaped, missing = False, f"there is no file or directory {quoted(path)} in"
         for directory, rest in self._places(path):
             try:
                 root = open_directory(directory.path)
-            except OSError:  # not there, or no directory (any more)
+            except OSError:  # not there, or a link by now
                 continue
             try:
-                for way in _spellings(rest):
+                for spelling in _spellings(rest):
                     try:
-                        opened = open_beneath(root, way, flags)
+                        opened = open_beneath(root, spelling, flags)
                     except Escaped:
                         escaped = True
                     except FileNotFoundError:
                         continue
                     except NotADirectoryError:
-                        wrong_kind = True
+                        missing = f"{quoted(path)} names or leads through a file as if it were a directory in"
                     else:
-                        status = os.fstat(opened.fd)
-                        return Found(opened.fd, status, _shown(opened.name), str(directory.given))
+                        return Found(opened.fd, os.fstat(opened.fd), shown(opened.name), str(directory.given))
             finally:
                 os.close(root)
         if escaped:
             raise self._outside(path)
-        if wrong_kind:
-            raise ToolError(f"{_quoted(path)} is not a directory, or one on the way is none", code="not_a_directory")
-        raise ToolError(
-            f"there is no {wanted.removeprefix('a ')} {_quoted(path)} in the allowed directories ({self.allowed}); "
-            f"FileSystem.ListDirectory shows what is there",
-            code="not_found",
-        )
+        way_out = "FileSystem.ListDirectory shows what is there"
+        raise ToolError(f"{missing} the allowed directories ({self.allowed}); {way_out}", code="not_found")
 
     def _places(self, path: str) -> list[tuple[AllowedDirectory, str]]:
         """Where to look for a path: each allowed directory that it may lie in, and what is left of it there."""
         if "\0" in path:
-            raise _refused_argument("path", "must not hold a NUL character", "a path", repr(path[:60]))
+            raise refused("path", "must not hold a NUL character", expected="a path", got=quoted(path))
         if not self._directories:
-            raise SecurityError(
-                f"{_quoted(path)} is refused, as no directory is allowed; name some in allowed_directories "
-                f"(TOOL_EXECUTOR_ALLOWED_DIRECTORIES)",
-                details={"parameter": "path", "rule": "path.outside", "role": "path", "kind": "path"},
-            )
+            variable = "TOOL_EXECUTOR_ALLOWED_DIRECTORIES"
+            why = f"is refused, as no directory is allowed; name some in allowed_directories ({variable})"
+            raise _refusal(path, "path.outside", why)
         if not path.startswith("/"):
             return [(directory, path) for directory in self._directories]
         names = [name for name in path.split("/") if name not in ("", ".")]
@@ -257,295 +235,49 @@ class FileSystem:
 
     def _check_file(self, path: str, found: Found) -> None:
         """Refuse whatever is not a regular file with an allowed extension."""
-        mode = found.status.st_mode
-        if stat.S_ISDIR(mode):
-            raise ToolError(
-                f"{_quoted(path)} is a directory; list it with FileSystem.ListDirectory", code="not_a_file"
-            )
-        if not stat.S_ISREG(mode):
-            raise self._refusal(path, "path.kind", f"is a {_KINDS.get(stat.S_IFMT(mode), 'special file')}, not a file")
+        kind = KINDS.get(stat.S_IFMT(found.status.st_mode), "special file")
+        if kind == "directory":
+            way_out = "list it with FileSystem.ListDirectory"
+            raise ToolError(f"{quoted(path)} is a directory; {way_out}", code="not_a_file")
+        if kind != "file":
+            raise _refusal(path, "path.kind", f"is a {kind}, and only files are read")
         if is_kernel_interface(found.status):
-            raise self._refusal(path, "path.kind", "is an interface of the kernel")
+            raise _refusal(path, "path.kind", "is a door into the kernel, and only files with data are read")
         if self._extensions and not found.name.lower().endswith(self._extensions):
             endings = ", ".join(self._extensions)
-            raise self._refusal(path, "path.extension", f"is of a kind that may not be read; allowed are {endings}")
+            raise _refusal(path, "path.extension", f"has an extension that is not allowed; allowed are {endings}")
 
     def _outside(self, path: str) -> SecurityError:
         why = f"leads out of the allowed directories ({self.allowed}); name a path inside them"
-        return self._refusal(path, "path.outside", why)
-
-    @staticmethod
-    def _refusal(path: str, rule: str, why: str) -> SecurityError:
-        details = {"parameter": "path", "rule": rule, "role": "path", "kind": "path"}
-        return SecurityError(f"{_quoted(path)} {why}", details=details)
+        return _refusal(path, "path.outside", why)
 
 
-_KINDS: Final = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-}
-
-
-def _described(status: os.stat_result) -> dict[str, Any]:
-    """The type of a file, its size in bytes where it has one, and when it was last modified."""
-    size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    try:
-        modified = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-    except (OverflowError, ValueError, OSError):  # beyond the years that datetime knows
-        modified = None
-    return {"type": _KINDS.get(stat.S_IFMT(status.st_mode), "other"), "size": size, "modified": modified}
+def _refusal(path: str, rule: str, why: str) -> SecurityError:
+    details = {"parameter": "path", "rule": rule, "role": "path", "kind": "path"}
+    return SecurityError(f"{quoted(path)} {why}", details=details)
 
 
 def _failure(path: str, exc: OSError) -> ToolError:
     if exc.errno in (errno.EACCES, errno.EPERM):
-        return ToolError(f"{_quoted(path)} may not be read by this process", code="permission_denied")
+        return ToolError(f"{quoted(path)} may not be read by this process", code="permission_denied")
     if exc.errno == errno.ENAMETOOLONG:
-        return ToolError(f"{_quoted(path)} holds a name that is too long for a file", code="not_found")
+        return ToolError(f"{quoted(path)} holds a name that is too long for a file", code="not_found")
     passing = exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
-    return ToolError(f"{_quoted(path)} cannot be read: {exc.strerror}", retryable=passing, code="io_error")
-
-
-def _quoted(path: str) -> str:
-    return repr(path if len(path) <= 200 else path[:200] + "…")
+    return ToolError(f"{quoted(path)} cannot be read: {exc.strerror}", retryable=passing, code="io_error")
 
 
 _ODD_BYTE: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
-def _shown(name: bytes) -> str:
-    r"""A file's name as text; bytes that are not UTF-8 are written \xHH."""
-    return name.decode(errors="backslashreplace")
-
-
 def _spellings(path: str) -> list[bytes]:
-    """What a path as text may be on disk: itself, and with the bytes that _shown wrote out."""
+    """What a path as text may be on disk: itself, and with the bytes that shown wrote out."""
     try:
         plain = path.encode()
     except UnicodeEncodeError:
-        raise _refused_argument("path", "must be valid Unicode", "a path", ascii(path[:60])) from None
+        raise refused("path", "must be valid Unicode", expected="a path", got=ascii(path[:60])) from None
     if not _ODD_BYTE.search(path):
         return [plain]
     return [plain, _ODD_BYTE.sub(lambda odd: chr(0xDC00 + int(odd[1], 16)), path).encode(errors="surrogateescape")]
-
-
-def _refused_argument(parameter: str, must: str, expected: str, got: str) -> InputValidationError:
-    problem = {"path": f"/{parameter}", "loc": (parameter,), "parameter": parameter, "type": "value"}
-    return InputValidationError(problems=[{**problem, "msg": f"'{parameter}' {must}", "expected": expected, "got": got}])
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-_CODECS: Final = frozenset(
-    "ascii utf_8 utf_16 utf_16_le utf_16_be utf_32 utf_32_le utf_32_be latin_1 "
-    "iso8859_2 iso8859_3 iso8859_4 iso8859_5 iso8859_6 iso8859_7 iso8859_8 iso8859_9 iso8859_10 iso8859_11 iso8859_13 "
-    "iso8859_14 iso8859_15 iso8859_16 cp437 cp850 cp852 cp855 cp858 cp866 cp874 cp932 cp949 cp950 cp1250 cp1251 cp1252 "
-    "cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 koi8_r koi8_u mac_roman shift_jis euc_jp gb2312 gbk gb18030 big5 "
-    "euc_kr".split()
-)
-"""Encodings of text that can be read from any character on: none that shifts states, compresses or is no text."""
-
-_MARKS: Final[Mapping[str, tuple[tuple[bytes, str], ...]]] = {
-    "utf_8": ((codecs.BOM_UTF8, "utf_8"),),
-    "utf_16": ((codecs.BOM_UTF16_LE, "utf_16_le"), (codecs.BOM_UTF16_BE, "utf_16_be"), (b"", "utf_16_le")),
-    "utf_16_le": ((codecs.BOM_UTF16_LE, "utf_16_le"),),
-    "utf_16_be": ((codecs.BOM_UTF16_BE, "utf_16_be"),),
-    "utf_32": ((codecs.BOM_UTF32_LE, "utf_32_le"), (codecs.BOM_UTF32_BE, "utf_32_be"), (b"", "utf_32_le")),
-    "utf_32_le": ((codecs.BOM_UTF32_LE, "utf_32_le"),),
-    "utf_32_be": ((codecs.BOM_UTF32_BE, "utf_32_be"),),
-}
-"""Encoding -> the byte order marks a file in it may begin with, and which encoding each tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a file: the text of taken bytes from start on, and whether there are more after them."""
-
-    content: str
-    start: int
-    taken: int
-    more: bool
-
-
-def _codec(encoding: str) -> str:
-    """The codec of an encoding's name; codecs.lookup is not asked, as it imports modules and keeps every name."""
-    name = normalize_encoding(encoding[:60]).lower()
-    codec = "utf_8" if name == "utf_8_sig" else aliases.get(name, name)
-    if codec in _CODECS:
-        return codec
-    near = difflib.get_close_matches(name, _CODECS, n=1)
-    hint = f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
-    known = "utf-8, utf-16, latin-1, cp1252, shift-jis, gb18030 and the like, or base64 for the bytes themselves"
-    must = f"must name an encoding such as {known}, got {encoding[:60]!r}{hint}"
-    raise _refused_argument("encoding", must, known, repr(encoding[:60]))
-
-
-def _read_part(path: str, fd: int, codec: str | None, offset: int, count: int) -> Part:
-    """At most count bytes from offset on, as text. Part.start is where its first character begins."""
-    if codec is None:
-        data, more = _read(fd, count - count % 3, offset)  # multiples of 3, so that parts can be put together
-        return Part(base64.b64encode(data).decode(), offset, len(data), more)
-    start = offset
-    head = _pread(fd, 4, 0) if codec in _MARKS else b""
-    for mark, marked in _MARKS.get(codec, ()):
-        if head.startswith(mark):
-            codec, start = marked, max(offset, len(mark))
-            break
-    if codec.startswith(("utf_16", "utf_32")):
-        start += -start % (2 if codec.startswith("utf_16") else 4)
-    data, more = _read(fd, count, start)
-    if codec == "utf_8" and offset:
-        inside = len(data[:3]) - len(data[:3].lstrip(_CONTINUATION))  # the offset lay within a character
-        data, start = data[inside:], start + inside
-    decoder = codecs.getincrementaldecoder(codec)()
-    try:
-        content = decoder.decode(data, not more)
-    except UnicodeDecodeError as exc:
-        at = start + exc.start
-        raise ToolError(
-            f"{_quoted(path)} is not {codec.replace('_', '-')}: byte {at} is 0x{data[exc.start]:02x}; "
-            f"{_advice(_pread(fd, 1024, 0), codec)}",
-            code="undecodable",
-            details={"offset": at},
-        ) from None
-    return Part(content, start, len(data) - len(decoder.getstate()[0]), more)
-
-
-_CONTINUATION: Final = bytes(range(0x80, 0xC0))
-
-
-def _advice(head: bytes, codec: str) -> str:
-    """Which encoding to try for a file that begins with head and is not in codec."""
-    for name in ("utf_32", "utf_16"):
-        if any(mark and head.startswith(mark) for mark, _ in _MARKS[name]) and not codec.startswith(name):
-            return f"it begins as {name.replace('_', '-')} does, so read it with that encoding"
-    if b"\0" in head:
-        return "it looks like no text, so read it with encoding 'base64'"
-    others = [name for name in ("utf-8", "cp1252", "latin-1") if name.replace("-", "_") != codec]
-    return f"try {others[0]!r} or {others[1]!r}, or 'base64' for the bytes themselves"
-
-
-def _read(fd: int, count: int, offset: int) -> tuple[bytes, bool]:
-    """At most count bytes, and whether there are more after them."""
-    data = _pread(fd, count + 1, offset)
-    return data[:count], len(data) > count
-
-
-def _pread(fd: int, count: int, offset: int) -> bytes:
-    """count bytes from offset on, fewer only where the file ends."""
-    pieces = []
-    while count > 0:
-        piece = os.pread(fd, min(count, 1 << 20), offset)
-        if not piece:
-            break
-        pieces.append(piece)
-        count, offset = count - len(piece), offset + len(piece)
-    return b"".join(pieces)
-
-
-# -- listing ----------------------------------------------------------------------------------------------------------
-
-
-class Listing:
-    """Collects entries, sorted by name, a directory's own before what is in it, until one of the bounds is met."""
-
-    def __init__(
-        self, matches: Callable[[tuple[str, ...]], bool], recursive: bool, limit: int, ctx: ToolContext | None
-    ) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.truncated = False
-        self._matches, self._recursive, self._limit, self._ctx = matches, recursive, limit, ctx
-        self._looked_at = 0
-        self._full = False
-
-    def add(self, directory: int, above: tuple[str, ...]) -> None:
-        """Add what is in a directory; above are the names that lead to it from the listed one."""
-        with os.scandir(directory) as found:
-            children = list(islice(found, MAX_LOOKED_AT - self._looked_at + 1))
-            if len(children) > MAX_LOOKED_AT - self._looked_at:
-                self.truncated = True
-                children.pop()
-            self._looked_at += len(children)
-        for name, child in sorted((_shown(os.fsencode(child.name)), child) for child in children):
-            if self._ctx is not None:
-                self._ctx.raise_if_cancelled()
-            names = (*above, name)
-            if self._matches(names):
-                self._append(names, child)
-            if self._full:
-                return
-            if self._recursive and child.is_dir(follow_symlinks=False):
-                self._enter(directory, child.name, names)
-
-    def _append(self, names: tuple[str, ...], child: os.DirEntry[str]) -> None:
-        if len(self.entries) == self._limit:
-            self._full = self.truncated = True
-            return
-        try:
-            described = _described(child.stat(follow_symlinks=False))
-        except FileNotFoundError:  # gone since
-            return
-        except OSError:
-            described = {"type": "other", "size": None, "modified": None}
-        self.entries.append({"name": "/".join(names), **described})
-
-    def _enter(self, directory: int, child: str, names: tuple[str, ...]) -> None:
-        if len(names) > MAX_DEPTH:
-            self.truncated = True
-            return
-        try:
-            inner = os.open(child, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-        except OSError:  # gone since, exchanged for a link, or not for us
-            self.truncated = True
-            return
-        try:
-            if is_kernel_interface(os.fstat(inner)):
-                self.truncated = True
-            else:
-                self.add(inner, names)
-        finally:
-            os.close(inner)
-
-
-def _matcher(pattern: str | None, recursive: bool) -> Callable[[tuple[str, ...]], bool]:
-    """Whether the names from the listed directory to an entry fit a glob; one without '/' is for the last name alone."""
-    if pattern is None:
-        return lambda names: True
-    if "/" not in pattern:
-        last = _fits(pattern)
-        return lambda names: last(names[-1])
-    if not recursive:
-        must = f"must not hold '/' unless recursive is true, got {_quoted(pattern)}"
-        raise _refused_argument("pattern", must, "a glob for names, or recursive true", _quoted(pattern))
-    steps = [None if step == "**" else _fits(step) for step in pattern.strip("/").split("/")]
-
-    def matches(names: tuple[str, ...]) -> bool:
-        reached = _past_wildcards({0}, steps)
-        for name in names:
-            stays = {at for at in reached if at < len(steps) and steps[at] is None}
-            moves = {at + 1 for at in reached if at < len(steps) and (step := steps[at]) is not None and step(name)}
-            reached = _past_wildcards(stays | moves, steps)
-        return len(steps) in reached
-
-    return matches
-
-
-def _past_wildcards(reached: set[int], steps: Sequence[object]) -> set[int]:
-    """Each step reached, and those after a '**', which may stand for nothing."""
-    for at in sorted(reached):
-        while at < len(steps) and steps[at] is None:
-            at += 1
-            reached.add(at)
-    return reached
-
-
-def _fits(glob: str) -> Callable[[str], bool]:
-    compiled = re.compile(fnmatch.translate(glob))
-    return lambda name: compiled.match(name) is not None
 
 
 # -- declaring --------------------------------------------------------------------------------------------------------
@@ -589,7 +321,7 @@ def _read_tool(files: FileSystem, path: Mapping[str, Any]) -> ToolDefinition:
                 "description": "The text's encoding, such as utf-8, utf-16, latin-1 or cp1252; base64 gives any file's "
                 "bytes. A byte order mark is left out.",
             },
-            "offset": {**_COUNT, "default": 0, "description": "The byte to begin at."},
+            "offset": {**_COUNT, "maximum": 2**53, "default": 0, "description": "The byte to begin at."},
             "max_bytes": {
                 "type": ["integer", "null"],
                 "default": None,
@@ -648,7 +380,9 @@ def _list_tool(files: FileSystem, path: Mapping[str, Any]) -> ToolDefinition:
                 **_PLACE,
                 "entries": {
                     "type": "array",
-                    "items": _object({"name": {"type": "string", "description": "From the listed directory."}, **_ABOUT}),
+                    "items": _object(
+                        {"name": {"type": "string", "description": "From the listed directory."}, **_ABOUT}
+                    ),
                 },
                 "count": _COUNT,
                 "truncated": {

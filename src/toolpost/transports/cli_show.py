@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -152,22 +153,72 @@ def watching(stream: IO[str]) -> Iterator[Callable[[Event], None]]:
     if not is_terminal(stream):
         yield lambda event: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    import threading
+
+    from rich.progress import BarColumn, Progress, TextColumn
 
     from toolpost.calls.events import Logged, Progressed
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console(stream), transient=True) as progress:
-        tasks: list[Any] = []
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+    out = console(stream)
+    progress = Progress(*columns, console=out, transient=True, redirect_stdout=False, redirect_stderr=False)
+    lock = threading.Lock()
 
-        def observe(event: Event) -> None:
-            if isinstance(event, Logged):
-                fields = " ".join(f"{name}={value}" for name, value in event.fields.items())
-                progress.console.print(printable(f"{event.level} {event.message} {fields}".rstrip()))
-            elif isinstance(event, Progressed):
-                if not tasks:
-                    tasks.append(progress.add_task("", total=None))
-                message = printable(event.message or "")
-                progress.update(tasks[0], completed=event.value, total=event.total, description=message)
+    def observe(event: Event) -> None:
+        if isinstance(event, Logged):
+            fields = " ".join(f"{name}={value}" for name, value in event.fields.items())
+            out.print(printable(f"{event.level} {event.message} {fields}".rstrip()))
+        elif isinstance(event, Progressed):
+            with lock:
+                if not progress.tasks:
+                    progress.add_task("")
+                    progress.start()
+            far = f"{event.value:g}" if event.total is None else f"{event.value:g}/{event.total:g}"
+            text = printable(f"{far} {event.message or ''}")
+            progress.update(progress.task_ids[0], completed=event.value, total=event.total, description=text)
 
+    try:
         yield observe
+    finally:
+        progress.stop()
+
+
+class Meter:
+    """How far a run is: a bar with rate and time left on a terminal, nothing elsewhere. total counts lines."""
+
+    def __init__(self, stream: IO[str], total: Callable[[], int | None], *, shown: bool = True) -> None:
+        self._shown = shown and is_terminal(stream)
+        self._stream = stream
+        self._total = total() if self._shown else None
+        self._progress: Any = None
+        self._began = self._next = 0.0
+
+    def __enter__(self) -> Meter:
+        if self._shown:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+            self._progress = Progress(*columns, console=console(self._stream))
+            self._progress.add_task("", total=self._total)
+            self._progress.start()
+            self._began = time.monotonic()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, lines: int, skipped: int, calls: int, failures: int, *, at_once: bool = False) -> None:
+        """lines have been read, skipped of them done by an earlier run; calls have ended, failures of them badly."""
+        if self._progress is None or ((now := time.monotonic()) < self._next and not at_once):
+            return
+        self._next = now + 0.1
+        spent = max(now - self._began, 1e-3)
+        of = f"/{self._total:,}" if self._total is not None else ""
+        parts = [f"{lines:,}{of} lines", f"{calls:,} calls", f"{calls / spent:,.0f}/s"]
+        if failures:
+            parts.append(f"{failures:,} not ok")
+        if self._total is not None and lines > skipped:
+            parts.append(f"eta {duration((self._total - lines) * spent / (lines - skipped))}")
+        task = self._progress.task_ids[0]
+        self._progress.update(task, completed=lines, description="  ".join(parts), refresh=at_once)
