@@ -202,6 +202,7 @@ def through_pipeline(func: Callable[..., Any]) -> Callable[..., Any]:
         raise AssertionError("a worker must run the body itself")
 
     wrapper.__toolpost_raw__ = func  # type: ignore[attr-defined]
+    del wrapper.__wrapped__  # type: ignore[attr-defined]  # so that only the mark leads to the body
     return wrapper
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from pathlib import PurePath
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -81,6 +82,8 @@ def _encode_other(value: Any, path: str, depth: int) -> Any:
             return sorted(items, key=repr)
     if isinstance(value, Mapping) and not hasattr(value, "model_dump"):
         return {_key(k, path): _encode(v, f"{path}/{k}", depth + 1) for k, v in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
     check_shape(value)
     if hasattr(value, "read") or hasattr(value, "__next__"):
         raise OutputValidationError(

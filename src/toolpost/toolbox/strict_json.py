@@ -45,7 +45,7 @@ def parse(text: str) -> Any:
         value = _DECODER.decode(source)
     except json.JSONDecodeError as exc:
         got = f"got {source[exc.pos]!r}" if exc.pos < len(source) else "but the text ends"
-        raise NotStrictJson(source, exc.pos, "json_syntax", f"{exc.msg}, {got}") from None
+        raise NotStrictJson(source, exc.pos, "json_syntax", f"{exc.msg.removesuffix(' at')}, {got}") from None
     except _Refused:
         _find_refused(source)
         raise
@@ -125,7 +125,8 @@ def _find_refused(source: str) -> None:
             try:
                 _DECODER.decode(token)
             except _Refused as exc:
-                raise NotStrictJson(source, at, *exc.args, _joined(path)) from None
+                kind, what = exc.args
+                raise NotStrictJson(source, at, kind, what, _joined(path)) from None
 
 
 def _tokens(source: str) -> Iterator[tuple[int, str]]:

@@ -6,11 +6,15 @@ import heapq
 import html
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 WITH_HOST: Final = frozenset({"http", "https", "ftp", "ftps", "sftp", "ssh", "git", "ws", "wss"})
 """Schemes whose URLs name a host after '//'; those of others may go on at once, as mailto: does."""
+
+MAX_LENGTH: Final = 8192
+"""The longest URL that is given, in characters: what no server takes is no link."""
 
 
 class _Spot(NamedTuple):
@@ -29,7 +33,7 @@ def find_urls(text: str, schemes: frozenset[str], base_url: str | None = None) -
     punctuation that ends a sentence and brackets that it did not open. Hosts and paths keep their letters.
     """
     end = 0
-    for spot in heapq.merge(_links(text, schemes, base_url), _bare(text, schemes)):
+    for spot in heapq.merge(_links(text, schemes, base_url), _bare(text, schemes), key=attrgetter("start")):
         if spot.start >= end:
             end = spot.end
             yield spot.url
@@ -38,8 +42,8 @@ def find_urls(text: str, schemes: frozenset[str], base_url: str | None = None) -
 # -- links ------------------------------------------------------------------------------------------------------------
 
 _ATTRIBUTE: Final = (
-    r"(?<![\w.:-])(?:href|src)\s*+=\s*+"
-    r"""(?:"(?P<double>[^"]*+)"|'(?P<single>[^']*+)'|(?P<plain>[^\s"'<>=`]++))"""
+    r"(?<![\w.-])(?:href|src)\s*+=\s*+"
+    r"""(?:"(?P<double>[^"]*+)"|'(?P<single>[^']*+)'|(?P<plain>[^\s"'<>`]++))"""
 )
 _TARGET: Final = r"\]\(\s*+(?:<(?P<angled>[^<>\n]*+)>|(?P<target>[^\s()<>]*+(?:\([^\s()<>]*+\)[^\s()<>]*+)*+))"
 _LINK: Final = re.compile(f"{_ATTRIBUTE}|{_TARGET}", re.IGNORECASE)
@@ -101,7 +105,7 @@ def _bare(text: str, schemes: frozenset[str]) -> Iterator[_Spot]:
     """The URLs that stand in the text itself."""
     begin = _beginning(schemes)
     stop = re.compile(rf"[()\[\]{{}}]|[,;|](?={begin})", re.IGNORECASE)
-    begins = re.compile(rf"(?<![\w+.-]){begin}", re.IGNORECASE)
+    begins = re.compile(rf"(?<![A-Za-z0-9])(?<![A-Za-z0-9][+.-]){begin}", re.IGNORECASE)
     at = run_end = 0
     while (found := begins.search(text, at)) is not None:
         start = found.start()
@@ -128,7 +132,7 @@ def _run_end(text: str, at: int) -> int:
 
 
 def _end(text: str, start: int, run_end: int, stop: re.Pattern[str]) -> int:
-    """Where a URL ends that starts a run: before a closing bracket it did not open, or before the next URL of a list."""
+    """Where a URL ends in its run: before a closing bracket that it did not open, or before the next URL of a list."""
     opened = {"(": 0, "[": 0, "{": 0}
     for found in stop.finditer(text, start, run_end):
         sign = found.group()
@@ -157,6 +161,8 @@ def _trimmed(text: str, start: int, end: int) -> int:
 
 def _is_url(url: str, schemes: frozenset[str]) -> bool:
     """Whether it is whole: a scheme that is wanted, and a host where there has to be one."""
+    if len(url) > MAX_LENGTH:
+        return False
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that hold no IPv6 address, or a host that only looks like one
@@ -166,7 +172,7 @@ def _is_url(url: str, schemes: frozenset[str]) -> bool:
     if parts.scheme not in WITH_HOST:
         return len(url) > len(parts.scheme) + 1
     host = parts.hostname
-    return host is not None and host.strip(".-_") != "" and not _RUN_FREE.search(host)
+    return host is not None and host.strip(".-_") != "" and not _NOT_IN_HOSTS.search(host)
 
 
-_RUN_FREE: Final = re.compile(r"[\s<>\"`\\^{}|,;!*'()]")
+_NOT_IN_HOSTS: Final = re.compile(r"[\s<>\"`\\^{}|,;!*'()]")

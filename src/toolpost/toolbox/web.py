@@ -95,12 +95,18 @@ def extract_urls(
     if base_url is not None and not _is_base(base_url):
         must = f"must be a whole http or https URL, got {quoted(base_url)}"
         raise refused("base_url", must, expected="a URL such as https://example.com/docs/", got=quoted(base_url))
-    found = find_urls(text, wanted, base_url)
-    if unique:
-        seen: set[str] = set()
-        found = (url for url in found if not (url in seen or seen.add(url)))  # type: ignore[func-returns-value]
-    urls = list(islice(found, limit + 1))
-    return {"urls": urls[:limit], "count": min(len(urls), limit), "truncated": len(urls) > limit}
+    urls: list[str] = []
+    seen: set[str] = set()
+    truncated = False
+    for url in find_urls(text, wanted, base_url):
+        if unique and url in seen:
+            continue
+        if len(urls) == limit:
+            truncated = True
+            break
+        urls.append(url)
+        seen.add(url)
+    return {"urls": urls, "count": len(urls), "truncated": truncated}
 
 
 def _is_base(url: str) -> bool:

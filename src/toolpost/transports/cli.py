@@ -224,9 +224,7 @@ def config(setup: Setup, changed: bool) -> None:
     if setup.json:
         write_json([setting._asdict() for setting in settings], setup.out)
         return
-    rows = [
-        (s.name, s.value if isinstance(s.value, str) else to_json(s.value).decode(), s.origin) for s in settings
-    ]
+    rows = [(s.name, s.value if isinstance(s.value, str) else to_json(s.value).decode(), s.origin) for s in settings]
     write_table(("setting", "value", "set by"), rows, setup.out)
 
 

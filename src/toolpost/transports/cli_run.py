@@ -59,9 +59,7 @@ class Run:
     reason says why it ended early, None when the input was run to its end. signal is what interrupted it.
     """
 
-    def __init__(
-        self, executor: ToolExecutor, source: Input, results: Results, options: Options, meter: Meter
-    ) -> None:
+    def __init__(self, executor: ToolExecutor, source: Input, results: Results, options: Options, meter: Meter) -> None:
         import asyncio
 
         from toolpost.calls.clock import SYSTEM_CLOCK
@@ -280,9 +278,7 @@ def run(
     from toolpost.transports.cli_results import open_results
 
     kind = f"{options['format'] or ''}"
-    wanted = Options(
-        **options, as_called=results_format == "same", deadline_s=deadline, scopes=frozenset(scopes)
-    )
+    wanted = Options(**options, as_called=results_format == "same", deadline_s=deadline, scopes=frozenset(scopes))
     to_file = output not in (None, "-")
     if restart and not to_file:
         raise click.UsageError("--restart is about the file of results; name it with -o")
@@ -315,7 +311,8 @@ def run(
         _write_summary(summary, stream)
         rate = one.calls / max(one.elapsed_s, 1e-3)
         say(f"{one.calls:,} calls run in {one.elapsed_s:.3g} s ({rate:,.0f}/s)", stream)
-    return _ended(one, calls, output if to_file else None, exit_zero or not summary.total.calls_not_ok)
+    good = exit_zero or summary.total.ok == summary.total.calls
+    return _ended(one, calls, output if to_file else None, good)
 
 
 def _write_summary(summary: Any, stream: Any) -> None:

@@ -110,9 +110,7 @@ def write_table(
         say("  ".join(padded).rstrip(), stream)
 
 
-def _ruled(
-    headers: Sequence[str], cells: list[list[str]], stream: IO[str], numbers: Sequence[str]
-) -> None:
+def _ruled(headers: Sequence[str], cells: list[list[str]], stream: IO[str], numbers: Sequence[str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
