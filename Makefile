@@ -1,7 +1,7 @@
 # What people do with a checkout. python3 (3.11 or newer) and make are all that has to be there before.
 
 PYTHON ?= python3
-RUN_ARGS ?= --tools examples.tools:ALL
+RUN_ARGS ?= --tools examples/tools.py:TOOLS
 PYTEST_ARGS ?= -q
 BENCH_ARGS ?= --json build/overhead.json
 
@@ -20,7 +20,8 @@ help: ## Show what there is to do
 
 run: .venv/.ready ## Run the example calls and show what came out
 	@mkdir -p build && rm -f build/results.jsonl
-	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS)
+	@# 4 says that some calls failed, and some of the examples are there to fail.
+	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS) || [ $$? -eq 4 ]
 
 test: lint ## Lint, then run all tests
 	.venv/bin/python -m pytest $(PYTEST_ARGS)

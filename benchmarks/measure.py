@@ -1,4 +1,4 @@
-"""One interleaved run of contenders: rounds in random order, medians, ratios, the machine; what to measure is others'."""
+"""One interleaved run of contenders: shuffled rounds, medians, ratios, the machine; what to measure is others'."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ SAMPLE_S = 0.02
 """About how long one sample takes."""
 
 PACKAGES = (
-    "toolpost pydantic pydantic-core orjson jsonschema-rs aiecs fastmcp langchain-core mcp openai-agents pydantic-ai-slim"
+    "toolpost pydantic pydantic-core orjson jsonschema-rs "
+    "aiecs fastmcp langchain-core mcp openai-agents pydantic-ai-slim"
 ).split()
 
 
@@ -117,9 +118,7 @@ def _count(contender: Contender, most: int, runner: asyncio.Runner) -> int:
     return most
 
 
-def rows(
-    contenders: Sequence[Contender | Missing], samples: dict[str, list[float]]
-) -> list[dict[str, Any]]:
+def rows(contenders: Sequence[Contender | Missing], samples: dict[str, list[float]]) -> list[dict[str, Any]]:
     """One row a contender, in the order given, as JSON. Times are microseconds a call; within says if the bar was held.
 
     A bar whose yardstick was not measured is not judged: within is None.
@@ -128,9 +127,7 @@ def rows(
     return [_row(c, samples, medians) for c in contenders]
 
 
-def _row(
-    contender: Contender | Missing, samples: dict[str, list[float]], medians: dict[str, float]
-) -> dict[str, Any]:
+def _row(contender: Contender | Missing, samples: dict[str, list[float]], medians: dict[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": contender.name, "what": contender.what}
     if isinstance(contender, Missing):
         return row | {"status": contender.why}
@@ -182,7 +179,7 @@ def _bar(row: dict[str, Any]) -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: interpreter, processor, load, and the versions of what was compared."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

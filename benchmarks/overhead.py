@@ -25,6 +25,7 @@ from measure import Contender, Missing, WrongAnswerError, interleaved, machine, 
 from pydantic import BaseModel, validate_call
 
 from toolpost import BaseTool, Tool, ToolExecutor, cache_result, create_tool_call
+from toolpost.calls.definition import FunctionBody
 
 PLAIN = "Please select one of the drafts from the third of May; then update the others."
 QUOTED = "It's the third of May; please select one of O'Brien's drafts, or drop all."
@@ -244,12 +245,12 @@ def floors(threads: ThreadPoolExecutor, batch: int) -> list[Contender]:
 
 
 def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
-    """toolpost with default settings: checks, screening, a deadline of 30 s, metrics and recent history, no observer."""
+    """toolpost with default settings: checks, screening, a deadline of 30 s, metrics, recent history, no observer."""
     tool, homeless = Math(), Math()
     executor.add(tool)
     executor.add(add_inline)
-    body = {d.operation: d.body for d in tool.definitions()}
-    assert body["add_leaf"].leaf and not body["add_calling"].leaf, "the labels of the rows would be wrong"
+    leaves = {d.operation for d in tool.definitions() if isinstance(d.body, FunctionBody) and d.body.leaf}
+    assert leaves == {"add_leaf", "add_leaf_cached"}, "what the rows are called would be wrong"
     call = create_tool_call("Math.add", {"a": 1, "b": 2})
 
     async def run_async(n: int) -> Any:
@@ -349,8 +350,8 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     def one(name: str, what: str, loop: Callable[[int], Any], floor: str, **more: Any) -> Contender:
         return Contender(name=name, what=what, loop=loop, floor=floor, **more)
 
-    asynchronous = {"floor": "async/pydantic", "bar": 4.5, "below": "async/openai-agents"}
-    synchronous = {"floor": "sync/pydantic", "bar": 3.5, "below": "sync/aiecs"}
+    asynchronous: dict[str, Any] = {"floor": "async/pydantic", "bar": 4.5, "below": "async/openai-agents"}
+    synchronous: dict[str, Any] = {"floor": "sync/pydantic", "bar": 3.5, "below": "sync/aiecs"}
     return [
         one("async/run_async", "toolpost tool.run_async: the default pipeline", run_async, **asynchronous),
         one(
@@ -427,9 +428,7 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     ]
 
 
-def chosen(
-    everything: Sequence[Contender | Missing], wanted: Callable[[str], bool]
-) -> list[Contender | Missing]:
+def chosen(everything: Sequence[Contender | Missing], wanted: Callable[[str], bool]) -> list[Contender | Missing]:
     """The wanted ones, and what they are compared with."""
     kept = [c for c in everything if wanted(c.name)]
     needed = {name for c in kept if isinstance(c, Contender) for name in (c.floor, c.below) if name}

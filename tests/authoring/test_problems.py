@@ -244,7 +244,7 @@ def test_listed_names_all_that_fit() -> None:
         (list(range(1000)), "array of 1000 items"),
         ({str(n): n for n in range(30)}, "object with 30 keys"),
         ([["x" * 100]], f"[['{'x' * 56}…' (100 characters)]]"),
-        ([["x" * 40, "y" * 40]], "array of 1 item"),
+        ([["x" * 40, "y" * 40]], "[array of 2 items]"),
         (b"abc", "3 bytes"),
         (decimal.Decimal("1.50"), "1.50"),
         (datetime.date(2025, 1, 31), "2025-01-31"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
@@ -12,9 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +22,16 @@ from toolpost import (
     BaseTool,
     Cache,
     ConfigurationError,
-    DuplicateToolError,
     ExecutionUtils,
     ExecutorConfig,
     ExecutorMetrics,
     InputValidationError,
     OperationError,
-    OutputValidationError,
     Screening,
     SecurityError,
     Tool,
     ToolExecutionError,
     ToolExecutor,
-    ToolNotFoundError,
     ToolTimeoutError,
     cache_result,
     create_tool_call,
@@ -94,7 +87,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-# -- 4.1 decorators -----------------------------------------------------------------------------------------------------
+# 4.1 decorators
 
 
 class ReportTool(BaseTool):
@@ -136,7 +129,7 @@ def test_the_stacked_method_is_validated_cached_and_screened() -> None:
     tool.compile_report(source="sales", **scope)
     tool.compile_report(source="sales", **scope)
     with pytest.raises(InputValidationError, match="'source' is required"):
-        tool.compile_report(**scope)  # type: ignore[call-arg]
+        tool.compile_report(**scope)
     with pytest.raises(InputValidationError, match="'user_id' is required"):
         tool.compile_report(source="sales", task_id="t1")
     with pytest.raises(SecurityError):
@@ -277,6 +270,27 @@ async def test_run_in_executor_inside_a_running_loop_returns_an_awaitable() -> N
     assert (await pending) != threading.current_thread().name
 
 
+async def test_a_decorated_async_method_called_directly_takes_the_pipeline(executor: ToolExecutor) -> None:
+    class Later(BaseTool):
+        runs = 0
+
+        @cache_result(ttl=60)
+        @sanitize_input
+        async def fetch(self, name: str) -> str:
+            self.runs += 1
+            return name
+
+    tool = Later()
+    tool._executor = executor
+
+    assert [await tool.fetch("a"), await tool.fetch(name="a")] == ["a", "a"]
+    assert tool.runs == 1
+    with pytest.raises(InputValidationError):
+        await tool.fetch(5)  # type: ignore[arg-type]
+    with pytest.raises(SecurityError):
+        await tool.fetch("<script>alert(1)</script>")
+
+
 async def test_a_sync_method_without_run_in_executor_returns_its_value_even_inside_a_loop() -> None:
     class Plain(BaseTool):
         @measure_execution_time
@@ -317,7 +331,7 @@ def test_an_override_may_call_the_decorated_method_it_overrides() -> None:
     assert Loud().greet(name="ann") == "HELLO ANN"
 
 
-# -- 4.2 the cache ------------------------------------------------------------------------------------------------------
+# 4.2 the cache
 
 
 class SquareTool(BaseTool):
@@ -515,7 +529,7 @@ def test_clear_cache_forgets_every_result(squares: SquareTool) -> None:
     assert squares.runs == 2
 
 
-# -- 4.3 concurrency ----------------------------------------------------------------------------------------------------
+# 4.3 concurrency
 
 
 class MixedTool(BaseTool):
@@ -590,9 +604,8 @@ async def test_a_batch_raises_the_first_error_or_on_request_gives_each_its_place
 
 async def test_a_batch_refuses_an_operation_with_wrong_arguments() -> None:
     tool = MixedTool()
-    with executor_for(tool) as executor:
-        with pytest.raises(InputValidationError):
-            await executor.execute_batch(tool, [{"op": "picky", "kwargs": {"data": 5}}])
+    with executor_for(tool) as executor, pytest.raises(InputValidationError):
+        await executor.execute_batch(tool, [{"op": "picky", "kwargs": {"data": 5}}])
 
 
 def test_one_resource_has_one_lock_and_another_has_another(executor: ToolExecutor) -> None:
@@ -607,7 +620,7 @@ def test_one_resource_has_one_lock_and_another_has_another(executor: ToolExecuto
     assert (held, free) == (False, True)
 
 
-# -- 4.4 screening ------------------------------------------------------------------------------------------------------
+# 4.4 screening
 
 
 class GuardedTool(BaseTool):
@@ -642,6 +655,19 @@ def test_the_four_malicious_inputs_are_blocked(guarded: GuardedTool, hostile: st
 
     assert hostile not in str(refusal.value)
     assert refusal.value.status == 403
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Meet at nine; bring the slides",
+        "please select one of them",
+        "O'Brien said it's fine",
+        "C++ -- a language /* sic */",
+    ],
+)
+def test_ordinary_prose_passes_even_where_a_tool_asks_for_screening(guarded: GuardedTool, prose: str) -> None:
+    assert guarded.take(prose) == f"Taken: {prose}"
 
 
 @pytest.mark.parametrize("hostile", MALICIOUS)
@@ -685,14 +711,16 @@ def test_the_role_of_a_parameter_is_inferred_from_its_name(
         ("identifier", "7 UNION SELECT password FROM users"),
     ],
 )
-async def test_a_declared_role_decides_what_a_parameter_refuses(executor: ToolExecutor, role: str, hostile: str) -> None:
+async def test_a_declared_role_decides_what_a_parameter_refuses(
+    executor: ToolExecutor, role: str, hostile: str
+) -> None:
     def echo(value: str) -> str:
         return value
 
     with_role = Tool(name="WithRole", screening=Screening(roles={"value": role}), register=False).define(echo)
-    in_schema = Tool(
-        name="InSchema", parameters={"value": {"type": "string", "x-role": role}}, register=False
-    ).define(echo)
+    in_schema = Tool(name="InSchema", parameters={"value": {"type": "string", "x-role": role}}, register=False).define(
+        echo
+    )
     skipped = Tool(name="Skipped", screening=Screening(roles={"value": "skip"}), register=False).define(echo)
     for definition in (with_role, in_schema, skipped):
         executor.registry.register_tool(definition)
@@ -738,7 +766,7 @@ def test_security_level_and_sanitization_rules_choose_how_much_is_refused() -> N
     assert verdicts(sanitization_rules="strict") == [False, False, False]
 
 
-# -- 4.5 metrics --------------------------------------------------------------------------------------------------------
+# 4.5 metrics
 
 
 class TimedTool(BaseTool):
@@ -802,7 +830,7 @@ def test_metrics_are_json_and_of_one_size_however_many_calls(executor: ToolExecu
     assert size() - few < 200  # longer numbers, no longer lists
 
 
-# -- 5 the interface ----------------------------------------------------------------------------------------------------
+# 5 the interface
 
 
 class EdgeTool(BaseTool):
@@ -885,7 +913,7 @@ def test_what_a_body_raises_is_an_operation_error_that_keeps_its_cause(
     assert record.exc_info is not None
 
 
-# -- 6.2 keys -----------------------------------------------------------------------------------------------------------
+# 6.2 keys
 
 
 def test_a_cache_key_depends_on_function_user_task_and_content_and_on_nothing_else(executor: ToolExecutor) -> None:
@@ -953,7 +981,7 @@ def test_executor_metrics_record_by_themselves() -> None:
     assert metrics.to_dict()["avg_processing_time"] == pytest.approx(0.3)
 
 
-# -- 7 configuration and health -----------------------------------------------------------------------------------------
+# 7 configuration and health
 
 VARIABLES = {
     "TOOL_EXECUTOR_ENABLE_CACHE": ("true", "enable_cache", True),
@@ -1063,7 +1091,7 @@ async def test_health_has_the_keys_of_both_documents(executor: ToolExecutor) -> 
     assert (closed["healthy"], closed["status"]) == (False, "unhealthy")
 
 
-# -- 8.2 the thread pool ------------------------------------------------------------------------------------------------
+# 8.2 the thread pool
 
 
 class HeldTool(BaseTool):
@@ -1140,10 +1168,13 @@ def test_security_level_can_be_lowered_to_medium_against_false_alarms() -> None:
     with ToolExecutor({"enable_security_checks": True, "security_level": "medium"}) as executor:
         tool._executor = executor
 
-        assert tool.run("note", text="SELECT your seat -- then INSERT a coin;") == "SELECT your seat -- then INSERT a coin;"
+        assert (
+            tool.run("note", text="SELECT your seat -- then INSERT a coin;")
+            == "SELECT your seat -- then INSERT a coin;"
+        )
 
 
-# -- 8.3 tuning while running -------------------------------------------------------------------------------------------
+# 8.3 tuning while running
 
 
 def test_cache_settings_assigned_to_a_running_executor_take_effect_on_the_next_call(
@@ -1178,7 +1209,7 @@ def test_a_wrong_assignment_is_refused_and_changes_nothing(executor: ToolExecuto
     with pytest.raises(ConfigurationError, match=setting):
         setattr(executor.config, setting, wrong)
     with pytest.raises(ConfigurationError, match="did you mean 'cache_size'"):
-        executor.config.cache_sise = 5
+        executor.config.cache_sise = 5  # type: ignore[attr-defined]
 
     assert getattr(executor.config, setting) == before
 
@@ -1188,7 +1219,7 @@ def test_an_executor_takes_a_config_object_too() -> None:
         assert executor.config.cache_size == 5000
 
 
-# -- 8.4 logs -----------------------------------------------------------------------------------------------------------
+# 8.4 logs
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The base tool's document, block by block: schemas, caching, async work, metrics, troubleshooting, and what decides."""
+"""The base tool's document, block by block: schemas, caching, async work, metrics and troubleshooting."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fresh_process() -> Iterator[None]:
     get_executor().close()
 
 
-# -- 4.1 input ----------------------------------------------------------------------------------------------------------
+# 4.1 input
 
 
 class PageTool(BaseTool):
@@ -78,7 +78,7 @@ def test_wrong_input_is_an_input_validation_error(tmp_path: Path) -> None:
             PageTool().run("read", **wrong)
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "docs/../../../root/.ssh/id_rsa", "a.txt; rm -rf /"])
+@pytest.mark.parametrize("path", ["../../etc/passwd", "docs/../../../root/.ssh/id_rsa", "..\\..\\windows\\win.ini"])
 def test_a_hostile_path_is_a_security_error(path: str) -> None:
     with pytest.raises(SecurityError):
         PageTool().run("read", path=path)
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_is_an_operation_error(tmp_path: Path) -> None:
     assert isinstance(failure.value.__cause__, FileNotFoundError)
 
 
-# -- 4.2 caching --------------------------------------------------------------------------------------------------------
+# 4.2 caching
 
 
 class RefineTool(BaseTool):
@@ -130,7 +130,7 @@ def test_user_and_task_scope_the_cache_of_an_operation_that_does_not_take_them()
     assert tool.runs == 3
 
 
-# -- 4.3 asynchronous work ----------------------------------------------------------------------------------------------
+# 4.3 asynchronous work
 
 
 class FetchTool(BaseTool):
@@ -194,7 +194,7 @@ def test_an_async_operation_can_be_run_by_a_caller_that_blocks() -> None:
     assert Later().run("double", n=4) == 8
 
 
-# -- 4.4 metrics --------------------------------------------------------------------------------------------------------
+# 4.4 metrics
 
 
 class SumTool(BaseTool):
@@ -216,7 +216,7 @@ def test_the_metrics_of_a_tool_are_those_of_its_executor() -> None:
     assert 0 < metrics["avg_processing_time"] < 10
 
 
-# -- 5 the interface ----------------------------------------------------------------------------------------------------
+# 5 the interface
 
 
 class PairTool(BaseTool):
@@ -308,7 +308,7 @@ def test_an_operation_may_be_called_any_number_of_ways() -> None:
         assert asyncio.run(executor.execute_tool_call(create_tool_call("PairTool.add", {"a": 1, "b": 2}))).data == 3
 
 
-# -- 5.3 what a tool keeps of itself ------------------------------------------------------------------------------------
+# 5.3 what a tool keeps of itself
 
 
 def test_a_tool_knows_its_schemas_and_its_async_methods() -> None:
@@ -337,7 +337,7 @@ def test_schema_coverage_tells_which_operations_have_a_schema() -> None:
     assert sorted(coverage["from_signature"]) == ["add_later", "fail", "query"]
 
 
-# -- 6.2 binding of schemas ---------------------------------------------------------------------------------------------
+# 6.2 binding of schemas
 
 
 class Data(BaseModel):
@@ -378,7 +378,11 @@ def test_a_schema_binds_by_snake_case_and_then_by_a_unique_prefix(
     ("schema", "operations", "said"),
     [
         ("WriteSchema", ("read",), "fits no operation .*'write'.* operations: read.*; rename it"),
-        ("ProcessSchema", ("process_data", "process_file"), "fits 'process_data' and 'process_file'; name it ProcessDataSchema"),
+        (
+            "ProcessSchema",
+            ("process_data", "process_file"),
+            "fits 'process_data' and 'process_file'; name it ProcessDataSchema",
+        ),
         ("ProcSchema", ("process_data",), "fits no operation"),
     ],
 )
@@ -415,7 +419,7 @@ def test_a_schema_is_inherited_with_its_operation() -> None:
         Wider().run("add", a=1)
 
 
-# -- validation ---------------------------------------------------------------------------------------------------------
+# validation
 
 
 class Line(BaseModel):
@@ -496,7 +500,7 @@ def test_a_model_that_allows_extras_receives_them() -> None:
         ({"count": None}, "an integer"),
         ({"count": 1, "share": True}, "a number"),
         ({"count": 1, "share": "0.5"}, "a number"),
-        ({"count": 1, "name": 5}, "a string or null"),
+        ({"count": 1, "name": 5}, "a string"),
     ],
 )
 def test_values_of_another_type_are_refused_and_not_converted(arguments: dict[str, Any], expected: str) -> None:
@@ -554,17 +558,17 @@ def test_errors_show_no_secrets() -> None:
 def test_a_message_tells_all_that_is_needed_to_mend_the_call_in_one_turn() -> None:
     tool = OrderTool()
     with executor_for(tool) as executor:
-        wrong = {"customer": "a", "lines": [{"artcle": "pen"}], "discount": "10%"}
+        wrong = {"customer": "a", "lines": [{}], "discount": "10%", "expres": True}
         result = executor.execute_sync(create_tool_call("OrderTool.place", wrong))
         mended = {"customer": "ann", "lines": [{"article": "pen"}], "discount": 10}
         again = executor.execute_sync(create_tool_call("OrderTool.place", mended))
 
-    for place in ("customer", "lines", "artcle", "article", "discount"):
+    for place in ("customer", "/lines/0/article", "discount", "expres", "express"):
         assert place in (result.error or "")
     assert again.success
 
 
-# -- 8.2 troubleshooting ------------------------------------------------------------------------------------------------
+# 8.2 troubleshooting
 
 
 class CountTool(BaseTool):
@@ -621,14 +625,14 @@ def test_a_body_may_be_profiled(tmp_path: Path) -> None:
 
     tool = Profiled({"max_workers": 8, "io_concurrency": 16, "chunk_size": 5000})
 
-    assert tool.slow_operation([1, 2, 3]) == 6
+    assert tool.run("slow_operation", data=[1, 2, 3]) == 6
     assert "_process_data" in {name for _, _, name in pstats.Stats(str(tmp_path / "slow_operation.prof")).stats}  # type: ignore[attr-defined]
     assert (tool._executor.config.max_workers, tool._executor.config.io_concurrency) == (8, 16)
     assert tool._executor.config.chunk_size == 5000
     tool._executor.close()
 
 
-# -- 8.3 logs -----------------------------------------------------------------------------------------------------------
+# 8.3 logs
 
 
 def test_the_log_of_tools_has_the_documented_patterns(tmp_path: Path) -> None:
@@ -656,7 +660,7 @@ def test_the_log_of_tools_has_the_documented_patterns(tmp_path: Path) -> None:
     assert len([line for line in lines if "Cache hit" in line]) == 1
 
 
-# -- 8.4 unit tests of a tool -------------------------------------------------------------------------------------------
+# 8.4 unit tests of a tool
 
 
 def test_tool_execution() -> None:
@@ -675,7 +679,7 @@ def test_async_execution() -> None:
     assert asyncio.run(add()) == 5
 
 
-# -- 7.1 variables ------------------------------------------------------------------------------------------------------
+# 7.1 variables
 
 
 @pytest.mark.parametrize(
@@ -704,7 +708,7 @@ def test_max_input_size_of_the_environment_bounds_a_call(monkeypatch: pytest.Mon
         CountTool().run("repeat", data="x" * 101)
 
 
-# -- three ways, one meaning --------------------------------------------------------------------------------------------
+# three ways, one meaning
 
 
 def test_a_class_tool_and_a_function_tool_of_one_signature_mean_the_same() -> None:
@@ -733,7 +737,9 @@ def test_a_tool_made_before_its_executor_follows_a_later_one() -> None:
     assert get_executor().get_metrics()["requests"] == 1
 
 
-@pytest.mark.parametrize("mark", [run_in_executor, measure_execution_time, cache_result(ttl=5)], ids=["in", "measure", "cache"])
+@pytest.mark.parametrize(
+    "mark", [run_in_executor, measure_execution_time, cache_result(ttl=5)], ids=["in", "measure", "cache"]
+)
 def test_a_private_method_may_be_decorated_without_becoming_an_operation(mark: Callable[[Any], Any]) -> None:
     class Private(BaseTool):
         @mark

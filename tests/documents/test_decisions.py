@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -21,7 +21,10 @@ import toolpost
 import toolpost.errors
 from toolpost import (
     BaseTool,
+    FunctionToolExecutor,
+    FunctionToolSpec,
     OutputValidationError,
+    StringParameter,
     Timeout,
     Tool,
     ToolContext,
@@ -43,7 +46,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-# -- one deadline -------------------------------------------------------------------------------------------------------
+# one deadline
 
 
 class SlowTool(BaseTool):
@@ -101,6 +104,12 @@ def slow() -> Iterator[SlowTool]:
     tool.release.set()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds."""
+    while not condition():  # noqa: ASYNC110 - nobody could set an event
+        await asyncio.sleep(0)
+
+
 async def begun(slow: SlowTool, *calls: Any) -> list[asyncio.Task[Any]]:
     """Tasks of calls, once as many bodies run as there are calls."""
     tasks = [asyncio.ensure_future(call) for call in calls]
@@ -138,8 +147,7 @@ async def test_an_async_body_that_swallows_its_cancellation_is_stopped_after_a_g
     with executor_for(slow, clock=clock, timeout=5, cancel_grace_s=1):
         (task,) = await begun(slow, slow.run_async("stubborn"))
         clock.advance(5)
-        while not clock.waiting:  # until the body has refused and its grace has begun
-            await asyncio.sleep(0)
+        await until(lambda: clock.waiting > 0)  # the body has refused, and its grace has begun
         assert not task.done()
 
         clock.advance(1)
@@ -191,8 +199,7 @@ async def test_the_deadline_covers_queueing(slow: SlowTool, clock: FakeClock) ->
         (holder,) = await begun(slow, slow.run_async("in_thread"))
         in_queue = create_tool_call("SlowTool.in_thread", {}, deadline_s=2)
         waiting = asyncio.ensure_future(executor.execute_tool_call(in_queue))
-        while executor._thread_pool._work_queue.qsize() < 1:
-            await asyncio.sleep(0)
+        await until(lambda: executor._thread_pool._work_queue.qsize() == 1)
         clock.advance(2)
         result = await waiting
         slow.release.set()
@@ -219,12 +226,51 @@ async def test_a_process_body_is_killed_at_the_deadline(clock: FakeClock, tmp_pa
             os.kill(int(pid_file.read_text()), 0)
 
 
+class Where(BaseTool):
+    """Tells which process it runs in."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def pid_of_spec(args: dict[str, Any], ctx: ToolContext) -> dict[str, Any]:
+    """The function of a spec, which takes its arguments as one dict."""
+    ctx.log("asked")
+    return {"pid": os.getpid(), **args}
+
+
+async def test_a_pool_of_processes_runs_every_sync_body_elsewhere() -> None:
+    tool = Where()
+    spec = FunctionToolSpec(
+        id="w", tool_name="where", description="", parameters=[StringParameter(name="word", required=True)]
+    )
+    with executor_for(tool, thread_pool_type="process", max_workers=1) as executor:
+        elsewhere = await tool.run_async("pid")
+        again = await asyncio.to_thread(tool.run, "pid")
+        result = await FunctionToolExecutor(spec, pid_of_spec, executor=executor).execute(
+            {"word": "hello"}, ToolContext(user_id="ann")
+        )
+
+    assert elsewhere != os.getpid()
+    assert again == elsewhere
+    assert result.content == {"pid": elsewhere, "word": "hello"}
+    assert result.logs == ["INFO asked"]
+
+
 def test_a_blocking_call_is_late_in_the_same_way(slow: SlowTool, clock: FakeClock) -> None:
     with executor_for(slow, clock=clock, timeout=5) as executor:
-        mover = threading.Thread(target=lambda: (slow.started.acquire(timeout=PATIENCE_S), clock.advance(5)))
+        over = threading.Event()
+
+        def pass_the_time() -> None:
+            slow.started.acquire(timeout=PATIENCE_S)
+            while not over.wait(0.001):
+                clock.advance(1)
+
+        mover = threading.Thread(target=pass_the_time)
         mover.start()
         with pytest.raises(ToolTimeoutError) as late:
             slow.run("in_thread")
+        over.set()
         mover.join()
 
         assert late.value.outcome == "unknown"
@@ -269,10 +315,7 @@ async def test_one_attempt_may_have_a_limit_of_its_own(clock: FakeClock) -> None
 
     definition = Tool(name="Wait", register=False).define(wait)
     limited = toolpost.ToolDefinition(
-        **{
-            name: getattr(definition, name)
-            for name in ("name", "parameters", "check", "body")
-        },
+        **{name: getattr(definition, name) for name in ("name", "parameters", "check", "body")},
         policies=toolpost.Policies(timeout=Timeout(total_s=30, attempt_s=2)),
     )
     with executor_for(clock=clock) as executor:
@@ -294,7 +337,7 @@ async def test_cancelling_the_caller_is_no_timeout(slow: SlowTool, clock: FakeCl
     assert slow.cleaned_up
 
 
-# -- results ------------------------------------------------------------------------------------------------------------
+# results
 
 
 class Colour(Enum):
@@ -319,14 +362,20 @@ class Order(BaseModel):
 
 
 ENCODED: list[tuple[Any, Any]] = [
-    ({"result": 1, "data": 2, "error": None, "success": False}, {"result": 1, "data": 2, "error": None, "success": False}),
+    (
+        {"result": 1, "data": 2, "error": None, "success": False},
+        {"result": 1, "data": 2, "error": None, "success": False},
+    ),
     ({"status_code": 7}, {"status_code": 7}),
     (5, {"result": 5}),
     ([1, "a"], {"result": [1, "a"]}),
     (None, {"result": None}),
     ({"result": {"result": 1}}, {"result": {"result": 1}}),
     ({"a": (1, 2), "b": {3}}, {"a": [1, 2], "b": [3]}),
-    ({"day": date(2024, 2, 29), "at": datetime(2024, 2, 29, 12, tzinfo=UTC)}, {"day": "2024-02-29", "at": "2024-02-29T12:00:00Z"}),
+    (
+        {"day": date(2024, 2, 29), "at": datetime(2024, 2, 29, 12, tzinfo=UTC)},
+        {"day": "2024-02-29", "at": "2024-02-29T12:00:00Z"},
+    ),
     ({"colour": Colour.RED, "path": Path("a/b")}, {"colour": "red", "path": "a/b"}),
     (Point(x=1, when=date(2024, 1, 2)), {"x": 1, "when": "2024-01-02"}),
     (
@@ -413,7 +462,7 @@ async def test_what_a_caller_does_to_a_result_reaches_nobody_else() -> None:
     assert kept == {"numbers": [1]}
 
 
-# -- names --------------------------------------------------------------------------------------------------------------
+# names
 
 
 @pytest.mark.parametrize("name", ["MyApp.Calculator", "a", "a-b_c.d.e", "0", "x" * 128])

@@ -92,14 +92,14 @@ def test_a_run_is_found_by_executed_in_and_ends_with_its_time(lines: Lines) -> N
 def test_a_cache_hit_is_found_and_is_no_execution(lines: Lines) -> None:
     finished(CallLog(level="DEBUG", logger=lines.logger), source="cache")
 
-    assert len(lines.grep("DEBUG - Cache hit: Math.Add$")) == 1
+    assert len(lines.grep("INFO - Cache hit: Math.Add$")) == 1
     assert lines.grep("executed in") == []
 
 
 def test_a_replay_is_no_execution(lines: Lines) -> None:
     finished(CallLog(level="DEBUG", logger=lines.logger), source="replay")
 
-    assert len(lines.grep("DEBUG - Replayed: Math.Add$")) == 1
+    assert len(lines.grep("INFO - Replayed: Math.Add$")) == 1
 
 
 def test_a_failure_is_found_by_error_with_the_traceback_of_its_cause(lines: Lines) -> None:

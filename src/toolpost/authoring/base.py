@@ -133,7 +133,7 @@ class BaseTool:
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: everything but the executor and what was compiled for it."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_executor", "_toolpost_bound")}
+        return {k: v for k, v in self.__dict__.items() if k != "_executor" and not k.startswith("_toolpost_")}
 
 
 def operations_of(cls: type) -> tuple[str, ...]:
@@ -217,6 +217,14 @@ def definitions_of(tool: Any) -> list[ToolDefinition]:
     if not isinstance(schemas, dict):
         schemas = bind_schemas(cls)
     return [_define_operation(tool, prefix, name, schemas.get(name)) for name in operations_of(cls)]
+
+
+def definition_of_private(tool: Any, name: str) -> ToolDefinition:
+    """The definition of a decorated method that is no operation, as its name begins with an underscore."""
+    made: dict[str, ToolDefinition] = getattr(tool, "__dict__", {}).setdefault("_toolpost_private", {})
+    if name not in made:
+        made[name] = _define_operation(tool, getattr(tool, "tool_name", None) or type(tool).__name__, name, None)
+    return made[name]
 
 
 def _define_operation(tool: Any, prefix: str, name: str, schema: type[BaseModel] | None) -> ToolDefinition:

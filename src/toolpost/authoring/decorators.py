@@ -14,7 +14,6 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel
 
 from toolpost.authoring import binding
-from toolpost.authoring.jsonschema import parameters_schema
 from toolpost.authoring.schema import (
     ReturnsCheck,
     SchemaCheck,
@@ -32,6 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 DECLARED = "__toolpost_declared__"
 RAW = "__toolpost_raw__"
 UNAPPLIED = "__toolpost_unapplied__"
+TOOL = "__toolpost_tool__"
 
 
 class Declared:
@@ -83,6 +83,9 @@ def declare(func: F, decorator: str, **what: Any) -> F:
     record: Declared = getattr(wrapped, DECLARED)
     for name, value in what.items():
         setattr(record, name, value)
+    tool = getattr(wrapped, TOOL, None)
+    if isinstance(tool, Tool):  # @Tool stands below this decorator: what it declared is declared anew
+        tool.take(wrapped, replace=True)
     return wrapped  # type: ignore[return-value]
 
 
@@ -261,11 +264,18 @@ class Tool:
     def __call__(self, func: F) -> F:
         if not callable(func) or isinstance(func, type):
             raise ConfigurationError(f"@Tool goes on a function, got {func!r}; for a class derive from BaseTool")
-        definition = self.define(func)
-        func.tool_definition = definition  # type: ignore[attr-defined]
-        if self.register:
-            binding.register(definition, self.replace)
+        self.take(func, replace=self.replace)
         return func
+
+    def take(self, func: Callable[..., Any], *, replace: bool) -> None:
+        """Hang the definition of func on it, and register it."""
+        definition = self.define(func)
+        try:
+            vars(func).update({"tool_definition": definition, TOOL: self})
+        except TypeError:
+            raise ConfigurationError(f"@Tool cannot hold on to {func!r}; wrap it in a function of your own") from None
+        if self.register:
+            binding.register(definition, replace)
 
     def define(self, func: Callable[..., Any]) -> ToolDefinition:
         """The definition of func, not registered."""
@@ -316,6 +326,8 @@ def define_function(
     skip = hidden | ({context} if context else frozenset())
     check: Any
     if parameters is not None:
+        from toolpost.authoring.jsonschema import parameters_schema
+
         schema: Mapping[str, Any] = parameters_schema(parameters)
         check = SchemaCheck(schema, name=f"parameters of {name}")
         _compare(func, name, tuple(schema.get("properties", {})), check.optional, skip)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -43,6 +44,11 @@ MAX_CHECKS: Final = 1_000_000
 BACKTRACK_LIMIT: Final = 100_000
 """Steps of a pattern that needs the backtracking engine, about 3 ms; past it the value does not fit."""
 
+# 640: so many digits Python always writes out. jsonschema-rs 0.60 needs that; an integer it cannot have it takes for 0.
+_MAX_DIGITS: Final = sys.int_info.str_digits_check_threshold
+_HUGE: Final = 10**_MAX_DIGITS
+_MINUS_HUGE: Final = -_HUGE
+
 _MANY_VALUES: Final = 10_000
 _TOO_MANY_VALUES: Final = 200_000
 _MAX_UNIONS: Final = 40
@@ -61,7 +67,7 @@ class JsonSchema:
     backtracking engine, bounded by BACKTRACK_LIMIT.
     """
 
-    __slots__ = ("_check", "_defaults", "_depth", "_documents", "_known", "_looks", "_name", "_validator")
+    __slots__ = ("_check", "_closed", "_defaults", "_depth", "_documents", "_known", "_name", "_validator")
 
     def __init__(
         self,
@@ -80,7 +86,7 @@ class JsonSchema:
         self._check: Callable[[Any], bool] = self._validator.is_valid
         self._depth = min(MAX_DEPTH, MAX_STACK_STEPS // steps)
         self._known = tuple(self._documents.names(self._documents.root))
-        self._looks = None if self._documents.own_dialect else _places_to_look_at(plain)
+        self._closed = not self._documents.own_dialect and _is_closed(plain)
         self._defaults = _Defaults.of(self._documents)
 
     @property
@@ -90,20 +96,23 @@ class JsonSchema:
 
     def is_valid(self, instance: Any) -> bool:
         """Whether instance is JSON and fits. Never raises for an instance, whatever it is."""
-        looks = self._looks
         try:
-            if looks is None:
+            if not self._closed or type(instance) is not dict:
                 if not _is_plain((instance,), self._depth):
                     return self._is_valid_once_read(instance)
-            elif type(instance) is dict:
-                for name in looks:
-                    value = instance.get(name)
-                    if type(value) is str and value.isascii():
+                return self._check(instance)
+            for value in instance.values():  # as in _is_plain, without a call for scalars
+                kind = type(value)
+                if kind is str:
+                    if value.isascii():
                         continue
-                    if not _is_plain((value,), self._depth - 1):
-                        return self._is_valid_once_read(instance)
-            else:
-                return self._is_valid_once_read(instance)
+                elif kind is int:
+                    if _MINUS_HUGE < value < _HUGE:
+                        continue
+                elif kind is bool or value is None:
+                    continue
+                if not _is_plain((value,), self._depth - 1):
+                    return self._is_valid_once_read(instance)
             return self._check(instance)
         except (ValueError, RecursionError):  # a type the library does not take, a lone surrogate, little stack left
             return self._is_valid_once_read(instance)
@@ -355,7 +364,10 @@ class _Reading:
                 self._fault(loc, "not_unicode", "must be valid Unicode, without lone surrogates", text)
             return text
         if isinstance(value, int):
-            return int.__int__(value)
+            number = int.__int__(value)
+            if not _MINUS_HUGE < number < _HUGE:
+                self._fault(loc, "too_large", f"must have at most {_MAX_DIGITS} digits", number)
+            return number
         if isinstance(value, float):
             value = float.__float__(value)
             if value - value != 0.0:
@@ -394,27 +406,29 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-_ATOMS: Final = frozenset({int, bool, type(None)})
-
-
 def _is_plain(values: Any, room: int) -> bool:
     """Whether all values are JSON of exactly the builtin types, finite, valid Unicode and at most room levels deep.
 
     A quick no: a value it refuses may still be read by _Reading.
     """
-    if len(values) > 32:
-        kinds = set(map(type, values))
-        if kinds <= _ATOMS:
-            return True
+    if len(values) > 32 and len(kinds := set(map(type, values))) == 1:
+        one = kinds.pop()
+        if one is int:
+            return bool(min(values) > _MINUS_HUGE and max(values) < _HUGE)
+        if one is str:
+            return all(map(str.isascii, values)) or all(map(_is_unicode, values))
     for value in values:
         kind = type(value)
         if kind is str:
             if not value.isascii() and not _is_unicode(value):
                 return False
-        elif kind is int or kind is bool or value is None:
+        elif kind is int:
+            if not _MINUS_HUGE < value < _HUGE:
+                return False
+        elif kind is bool or value is None:
             continue
         elif kind is float:
-            if value - value != 0.0:  # infinity and NaN give NaN
+            if value - value != 0.0:
                 return False
         elif kind is dict:
             if room <= 0 or not _are_plain_keys(value) or not _is_plain(value.values(), room - 1):
@@ -434,43 +448,20 @@ def _are_plain_keys(value: dict[Any, Any]) -> bool:
         return False
 
 
-_TEXT_AND_LIMITS: Final = frozenset({
-    "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-    "minLength", "maxLength", "pattern", "format", "title", "description", "default", "examples", "deprecated",
-    "readOnly", "writeOnly", "$comment",
-})  # fmt: skip
 _CLOSED_OBJECT: Final = frozenset({
     "type", "properties", "required", "additionalProperties", "title", "description", "minProperties",
     "maxProperties", "$schema", "$defs", "definitions", "$comment", "default", "examples",
 })  # fmt: skip
 
 
-def _places_to_look_at(schema: Any) -> tuple[str, ...] | None:
-    """Which parameters is_valid must look through itself, since the library would pass what is not JSON there.
-
-    The library looks only where a rule takes it. In a closed object of scalars it visits every value and refuses the
-    wrong types, so that just strings are left (lone surrogates); this makes the common tool's check three times as
-    fast. None means: look through everything.
-    """
-    closed = (
+def _is_closed(schema: Any) -> bool:
+    """Whether the schema is a plain closed object, as most tools have: then no key it does not declare gets past it."""
+    return (
         isinstance(schema, dict)
         and schema.get("type") == "object"
         and schema.get("additionalProperties") is False
         and schema.keys() <= _CLOSED_OBJECT
     )
-    if not closed:
-        return None
-    return tuple(name for name, part in schema.get("properties", {}).items() if not _is_checked_scalar(part))
-
-
-def _is_checked_scalar(part: Any) -> bool:
-    if not isinstance(part, dict) or not part.keys() <= _TEXT_AND_LIMITS or "type" not in part:
-        return False
-    types = part["type"] if isinstance(part["type"], list) else [part["type"]]
-    values = part.get("enum", [part["const"]] if "const" in part else None)
-    if values is not None:
-        return all(isinstance(value, (str, int, float, type(None))) for value in values)
-    return set(types) <= {"integer", "number", "boolean", "null"}
 
 
 _ONE_BELOW: Final = (
@@ -529,6 +520,18 @@ def _draft_of(schema: Any, inherited: int) -> int:
     if not isinstance(named, str) or "json-schema.org" not in named:
         return inherited
     return next((draft for part, draft in _DRAFTS.items() if part in named), inherited)
+
+
+_Way = tuple[Any, _Step] | None
+"""How the survey came to a subschema: the way to the one before and a step from there; None for the schema itself."""
+
+
+def _spelled(way: _Way) -> Loc:
+    steps: list[_Step] = []
+    while way is not None:
+        way, step = way
+        steps.append(step)
+    return tuple(part for step in reversed(steps) for part in step)
 
 
 class _Node(NamedTuple):
@@ -637,25 +640,25 @@ class _Documents:
         MAX_STEPS or MAX_CHECKS.
         """
         here: dict[int, list[int]] = {}
-        where: dict[int, Loc] = {}
         rounds: dict[int, int] = {}
-        todo: list[tuple[_Node, Loc]] = [(self.root, ())]
+        where: dict[int, _Way] = {}
+        todo: list[tuple[_Node, _Way]] = [(self.root, None)]
         while todo:
-            node, loc = todo.pop()
+            node, way = todo.pop()
             if not isinstance(node.schema, dict) or id(node.schema) in here:
                 continue
             node = node.entered()
-            where[id(node.schema)] = loc
+            where[id(node.schema)] = way
             rounds[id(node.schema)] = 1 + sum(keyword in node.schema for keyword in _GO_ROUND_AGAIN)
             self._reached.add(node.document)
             self.own_dialect |= "json-schema.org" not in str(node.schema.get("$schema", "json-schema.org"))
-            targets = [(self._target(node, keyword, text, loc), (keyword,)) for keyword, text in node.references()]
+            targets = [(self._target(node, keyword, text, way), (keyword,)) for keyword, text in node.references()]
             same_place = [] if node.hides_siblings() else [child for _, child in _children_here(node.schema)]
             same_place += [target.schema for target, _ in targets if target is not None]
             here[id(node.schema)] = [id(child) for child in same_place if isinstance(child, dict)]
-            todo.extend((target, loc + step) for target, step in targets if target is not None)
+            todo.extend((target, (way, step)) for target, step in targets if target is not None)
             children = _children(node.schema)
-            todo.extend((node._replace(schema=child), loc + step) for step, child in reversed(list(children)))
+            todo.extend((node._replace(schema=child), (way, step)) for step, child in reversed(list(children)))
         return self._measured(here, where, rounds)
 
     def used(self, resources: Mapping[str, Any]) -> dict[str, Any]:
@@ -673,14 +676,14 @@ class _Documents:
         if not node.hides_siblings():
             yield from (node._replace(schema=child) for _, child in _children_here(node.schema))
 
-    def _target(self, node: _Node, keyword: str, text: str, loc: Loc) -> _Node | None:
+    def _target(self, node: _Node, keyword: str, text: str, way: _Way) -> _Node | None:
         if keyword == "$recursiveRef":
             text = "#"
         target = self.resolve(node, text)
         uri = _document(_join(node.base, text))
         if target is not None or "//json-schema.org/draft" in uri:  # the library knows the meta-schemas itself
             return target
-        raise SchemaError(f"{self._name}: {_at((*loc, keyword))} {self._leads_nowhere(text, uri)}")
+        raise SchemaError(f"{self._name}: {_at((*_spelled(way), keyword))} {self._leads_nowhere(text, uri)}")
 
     def _leads_nowhere(self, text: str, uri: str) -> str:
         shown = wording.show(text, limit=200)
@@ -692,7 +695,7 @@ class _Documents:
         near = wording.nearest(text, known)
         return f"{shown} leads nowhere{f'; did you mean {wording.show(near)}?' if near else ''}"
 
-    def _measured(self, here: dict[int, list[int]], where: dict[int, Loc], rounds: dict[int, int]) -> int:
+    def _measured(self, here: dict[int, list[int]], where: dict[int, _Way], rounds: dict[int, int]) -> int:
         """The longest way through the subschemas of one place, by peeling off those that lead no further."""
         users: dict[int, list[int]] = {node: [] for node in here}
         for node, targets in here.items():
@@ -706,7 +709,7 @@ class _Documents:
             node = ready.popleft()
             del open_ends[node]
             if steps[node] > MAX_STEPS or checks[node] > MAX_CHECKS:
-                raise SchemaError(f"{self._name}: {_too_far(where[node], steps[node])}")
+                raise SchemaError(f"{self._name}: {_too_far(_spelled(where[node]), steps[node])}")
             for user in users[node]:
                 steps[user] = max(steps[user], steps[node] + 1)
                 checks[user] += checks[node] * rounds[user]
@@ -714,7 +717,11 @@ class _Documents:
                 if open_ends[user] == 0:
                     ready.append(user)
         if open_ends:
-            at = _at(min((where[node] for node in open_ends), key=len))
+            node, seen = next(iter(open_ends)), set[int]()
+            while node not in seen:  # each has another of them before it, so this ends in the circle
+                seen.add(node)
+                node = next(target for target in here[node] if target in open_ends)
+            at = _at(_spelled(where[node]))
             says = "the schema leads back to itself without going down into the value, so it would never end"
             raise SchemaError(f"{self._name}: {at} {says}")
         return max(steps.values(), default=1)
@@ -838,12 +845,15 @@ def _why_no_schema(error: ValueError, schema: Any) -> str:
         return f"$schema names {wording.show(schema['$schema'], limit=200)}, which is not known; known are {known}"
     loc = tuple(error.instance_path)
     value = _value_at(schema, loc)
-    if "type" in loc[-2:] and isinstance(value, str) and value not in _TYPES:
-        return f"{_at(loc)} {_not_a_type(value)}"
     if error.kind.name in ("format", "pattern"):
-        what = "a regular expression" if error.kind.value == "regex" else "what its keyword takes"
-        return f"{_at(loc)} {wording.show(value, limit=200)} is not {what}"
+        is_regex = error.kind.value == "regex"
+        text = loc[-1] if is_regex and "patternProperties" in loc[-2:-1] else value
+        what = "a regular expression" if is_regex else "what its keyword takes"
+        return f"{_at(loc)} {wording.show(text, limit=200)} is not {what}"
     findings = _Words(schema, None, ()).of(error) if error.schema_path else []
+    for finding in findings:
+        if "type" in finding.loc[-2:] and isinstance(finding.got, str):
+            return f"{_at(finding.loc)} {_not_a_type(finding.got)}"
     return _sentence(findings[0]) if findings else message
 
 
@@ -971,6 +981,9 @@ class _Words:
         ]
 
     def forbidden(self, loc: Loc, facts: dict[str, Any], value: Any, error: Any) -> list[Finding]:
+        keyword = error.schema_path[-1] if error.schema_path else ""
+        if keyword == "additionalProperties" and isinstance(value, dict):  # the library's word where no key is declared
+            return self.unexpected(loc, {"unexpected": list(value)}, value, error)
         return [wording.must(loc, "not", "is not allowed", value, expected="nothing")]
 
     def excluded(self, loc: Loc, facts: dict[str, Any], value: Any, error: Any) -> list[Finding]:

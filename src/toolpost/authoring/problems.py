@@ -338,7 +338,7 @@ def _render_string(value: str, room: int) -> str:
     if len(text) <= room and len(value) <= room + 512:
         return text
     tail = f" ({len(value)} characters)"
-    head = head[: room - len(tail)]
+    head = head[: max(0, room - len(tail) - 3)]  # two quotes and the ellipsis
     while len(repr(head)) + 1 + len(tail) > room and head:
         head = head[: len(head) * 9 // 10]
     text = repr(head)
@@ -354,7 +354,7 @@ def _render_integer(value: int, room: int) -> str:
 def _render_object(value: dict[Any, Any], room: int, depth: int) -> str:
     size = len(value)
     summary = f"object with {size} key{'' if size == 1 else 's'}"
-    pairs = (_render_pair(key, item, room, depth - 1) for key, item in value.items())
+    pairs = (_render_pair(key, item, room - 2, depth - 1) for key, item in value.items())
     return _render_parts(pairs, size, "{}", summary, room, depth)
 
 
@@ -366,7 +366,7 @@ def _render_pair(key: Any, item: Any, room: int, depth: int) -> str:
 def _render_array(value: Sequence[Any], room: int, depth: int) -> str:
     size = len(value)
     summary = f"array of {size} item{'' if size == 1 else 's'}"
-    return _render_parts((_render(item, room, depth - 1) for item in value), size, "[]", summary, room, depth)
+    return _render_parts((_render(item, room - 2, depth - 1) for item in value), size, "[]", summary, room, depth)
 
 
 def _render_parts(parts: Iterable[str], size: int, ends: str, summary: str, room: int, depth: int) -> str:

@@ -15,8 +15,6 @@ from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 from pydantic_core import SchemaValidator, ValidationError
 from typing_extensions import TypedDict
 
-from toolpost.authoring.jsonschema import JsonSchema
-from toolpost.authoring.problems import from_pydantic
 from toolpost.calls.context import ToolContext
 from toolpost.calls.errors import ConfigurationError, InputValidationError, OutputValidationError
 
@@ -67,6 +65,8 @@ class TypedCheck:
             values = self._lenient(arguments)
             return values if self._finish is None else self._finish(values)
         except ValidationError as exc:
+            from toolpost.authoring.problems import from_pydantic
+
             raise InputValidationError(problems=from_pydantic(exc, self._names)) from None
         except Exception as exc:
             raise InputValidationError(f"Parameter validation failed: {type(exc).__name__}: {exc}") from exc
@@ -85,6 +85,8 @@ class SchemaCheck:
         assert_formats: bool = True,
         name: str = "parameters",
     ) -> None:
+        from toolpost.authoring.jsonschema import JsonSchema  # only tools that have a schema pay for its engine
+
         self._schema = JsonSchema(schema, assert_formats=assert_formats, name=name)
         properties: Mapping[str, Any] = schema.get("properties", {})
         self._names = tuple(properties)
@@ -125,6 +127,8 @@ class ReturnsCheck:
     __slots__ = ("_schema",)
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        from toolpost.authoring.jsonschema import JsonSchema
+
         self._schema = JsonSchema(schema, name="returns")
 
     def explain(self, value: Any) -> OutputValidationError | None:

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from toolpost.authoring import binding
+from toolpost.authoring.base import definition_of_private
 from toolpost.authoring.decorators import RAW, Declared, define_function
 from toolpost.calls.definition import ToolDefinition
 from toolpost.engine.executor import ToolExecutor, get_executor
@@ -46,6 +47,8 @@ class _Engine:
         executor: ToolExecutor = getattr(owner, "_executor", None) or get_executor()
         if len(args) > 1:
             kwargs = _named(raw, args, kwargs, skip=1)
+        if name.startswith("_"):
+            return self._run(executor, definition_of_private(owner, name), raw, record, kwargs)
         if inspect.iscoroutinefunction(raw) or (record.awaits_in_loop and _loop_runs()):
             return executor.execute_async(owner, name, **kwargs)
         return executor.execute(owner, name, **kwargs)
@@ -62,7 +65,11 @@ class _Engine:
             wrapper.tool_definition = definition
         if args:
             kwargs = _named(raw, args, kwargs, skip=0)
-        executor = get_executor()
+        return self._run(get_executor(), definition, raw, record, kwargs)
+
+    def _run(
+        self, executor: ToolExecutor, definition: ToolDefinition, raw: Any, record: Declared, kwargs: dict[str, Any]
+    ) -> Any:
         entry = executor._entry(definition)
         inv = executor._enter(entry, kwargs)
         if inspect.iscoroutinefunction(raw) or (record.awaits_in_loop and _loop_runs()):

@@ -24,7 +24,7 @@ from toolpost.calls.errors import (
     ToolNotFoundError,
     ToolTimeoutError,
 )
-from toolpost.calls.events import Event, Observer
+from toolpost.calls.events import Event, Logged, Observer
 from toolpost.calls.policies import Policies, RateLimit, Screening, Timeout
 from toolpost.calls.result import ToolResult, ToolUsage, failed_result
 from toolpost.engine.batch import in_order, streamed
@@ -41,7 +41,7 @@ from toolpost.runners.threads import Threads
 from toolpost.security.rules import Rule, Screen, role_of
 from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.telemetry.collector import MetricsCollector, get_metrics_collector
-from toolpost.telemetry.logs import CallLog
+from toolpost.telemetry.logs import CallLog, debug_log
 from toolpost.telemetry.metrics import ExecutorMetrics
 
 logger = logging.getLogger("toolpost")
@@ -110,7 +110,6 @@ class ToolExecutor:
             max_workers=self.config.max_workers,
             clock=clock,
             emit=self._emit,
-            observed=self._observed,
         )
         self.execution_utils = ExecutionUtils(
             self.config.cache_size,
@@ -130,6 +129,7 @@ class ToolExecutor:
         self._epoch = 0
         self._closed = False
         self._services = self._make_services()
+        self._watch_debug()
         self.config.on_change(self._reconfigured)
         for plugin in self.config.plugins:
             self.add(plugin)
@@ -443,10 +443,15 @@ class ToolExecutor:
             raise ConfigurationError("; ".join(refused))
         with self._compile_lock:
             self._cache.resize(self.config.cache_size)
-            self._thread_pool.resize(self.config.max_workers)
-            self._resources.max_workers = self.config.max_workers
+            self._resources.resize(self.config.max_workers)
             self._services = self._make_services()
+            self._watch_debug()
             self._epoch += 1
+
+    def _watch_debug(self) -> None:
+        """Have every event logged while debug is on."""
+        if self.config.debug != (debug_log in self._observers):
+            (self._observers.append if self.config.debug else self._observers.remove)(debug_log)
 
     def _entry(self, definition: ToolDefinition) -> Entry:
         with self._compile_lock:
@@ -522,6 +527,7 @@ class ToolExecutor:
         state = (self._epoch, self.registry.revision)
         if state != self._named_state:
             self._named, self._named_state = {}, state
+            self._resources.recycle()
         key = (name, version)
         entry = self._named.get(key) if isinstance(name, str) else None
         if entry is None:
@@ -652,10 +658,9 @@ class ToolExecutor:
         return {k: v for k, v in named.items() if v is not None}
 
     def _emit(self, event: Event) -> None:
+        if isinstance(event, Logged):
+            self._services.log.logged(event)
         emit(self._services, event)
-
-    def _observed(self) -> bool:
-        return bool(self._observers)
 
 
 def definitions_in(tool: Any) -> list[ToolDefinition]:

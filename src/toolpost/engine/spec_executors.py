@@ -41,7 +41,7 @@ class BaseToolExecutor:
             )
         asked = spec.unsupported()
         if asked:
-            raise NotSupportedError(f"{spec.tool_name}: " + "; ".join(asked))
+            raise NotSupportedError("; ".join(asked))
         self.spec = spec
         self.definition: ToolDefinition = spec.define(func)
         self._executor = executor if executor is not None else get_executor()
@@ -182,7 +182,9 @@ class NoOpExecutor(BaseToolExecutor):
         def nothing(args: dict[str, Any]) -> dict[str, Any]:
             return args
 
-        values = {name: getattr(spec, name) for name in FunctionToolSpec.model_fields if name != "tool_type"}
+        # Only what was set: a policy's default, given as a value, would count as asked for.
+        given = spec.model_fields_set & FunctionToolSpec.model_fields.keys() - {"tool_type"}
+        values = {name: getattr(spec, name) for name in given}
         super().__init__(FunctionToolSpec(**values), nothing, executor=executor)
 
 

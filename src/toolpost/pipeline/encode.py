@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from pathlib import PurePath
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python

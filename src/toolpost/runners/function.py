@@ -92,8 +92,7 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     context._now = clock.now
     if run.limit_s is not None:
         context.deadline_ts = clock.now() + run.limit_s - (clock.stopwatch() - run.started)
-    if resources.observed():
-        context._emit = resources.emit
+    context._emit = resources.emit
     context._logs = run.logs
     return context
 

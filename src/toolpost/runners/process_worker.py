@@ -147,10 +147,7 @@ class Worker:
         emitter = Emitter(self._channel)
         try:
             key, kwargs, contexts = pickle.loads(payload)
-            named = {
-                name: _context(fields, emitter if heard else None)
-                for name, (fields, heard) in contexts.items()
-            }
+            named = {name: _context(fields, emitter if heard else None) for name, (fields, heard) in contexts.items()}
         except BaseException as error:
             return FAILED, failure("arguments", error)
         if key in self._failures:

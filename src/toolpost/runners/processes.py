@@ -542,9 +542,7 @@ class _Job:
         try:
             return pickle.dumps((self.target.key, plain, contexts), protocol=5)
         except Exception as error:
-            what = next(
-                (f"argument {n!r} of type {_type(v)}" for n, v in plain.items() if not _pickles(v)), None
-            )
+            what = next((f"argument {n!r} of type {_type(v)}" for n, v in plain.items() if not _pickles(v)), None)
             raise NotSupportedError(
                 f"{what or 'what the context has in auth or extras'} cannot be sent to the worker process "
                 f"of {self.target.name} ({error}); pass plain values, {_WAY_OUT}"
@@ -882,9 +880,7 @@ def _main_for(func: Any) -> tuple[str | None, str]:
 
 
 _CROSSING = tuple(
-    name
-    for name in ToolContext.__dataclass_fields__
-    if not name.startswith("_") and name not in (*SERVICES, "emitter")
+    name for name in ToolContext.__dataclass_fields__ if not name.startswith("_") and name not in (*SERVICES, "emitter")
 )
 _BOOT = (
     "import sys; from importlib.machinery import SourceFileLoader; scope = {'__name__': 'process_worker'}; "

@@ -90,7 +90,6 @@ class Resources:
     sync_in: str = "thread"
     clock: Clock = SYSTEM_CLOCK
     emit: Emit | None = None
-    observed: Callable[[], bool] = bool
     _processes: Processes | None = None
 
     @property
@@ -101,6 +100,18 @@ class Resources:
 
             self._processes = Processes(self.max_workers)
         return self._processes
+
+    def resize(self, max_workers: int) -> None:
+        """Allow this many workers, threads and processes each."""
+        self.max_workers = max_workers
+        self.threads.resize(max_workers)
+        if self._processes is not None:
+            self._processes.resize(max_workers)
+
+    def recycle(self) -> None:
+        """Have worker processes load modules afresh: tools may have been reloaded."""
+        if self._processes is not None:
+            self._processes.recycle()
 
     def close(self) -> None:
         """End what was started. Bodies that were abandoned run on; nothing waits for them."""

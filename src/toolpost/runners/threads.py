@@ -338,9 +338,7 @@ class _Job(Generic[T]):
 
     __slots__ = ("_context", "_error", "_fn", "_on_start", "_value", "state", "wake", "worker")
 
-    def __init__(
-        self, fn: Callable[[], T], on_start: Callable[[], None] | None, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, fn: Callable[[], T], on_start: Callable[[], None] | None, wake: Callable[[], None]) -> None:
         self._fn: Callable[[], T] | None = fn
         self._on_start = on_start
         self._context = contextvars.copy_context()

@@ -83,7 +83,7 @@ CRUDE: Final = 3  # single words and characters
 class Pattern:
     """One thing that some roles refuse.
 
-    find is a regular expression, tried at the start only when it begins with ^, or a function; it gets the
+    find is one or more regular expressions, tried at the start only when they begin with ^, or a function; it gets the
     value in the pattern's form: `raw` is the value itself, `low` a decoded view in lower case, `flat` that with
     SQL comments and runs of space as one space, `dense` that without comments, space and control characters.
     words are literals without space of which that form must hold one, else find is not tried; none means always
@@ -94,17 +94,24 @@ class Pattern:
     roles: str
     sure: int
     why: str
-    find: str | Callable[[str], object]
+    find: str | tuple[str, ...] | Callable[[str], object]
     form: Form = "low"
     words: tuple[str, ...] = ()
     own: bool = False
 
     def search(self) -> Callable[[str], object]:
         """find as a function, compiled when a role first needs it."""
-        if not isinstance(self.find, str):
+        if isinstance(self.find, str):
+            return _compiled(self.find)
+        if not isinstance(self.find, tuple):
             return self.find
-        compiled = re.compile(self.find.removeprefix("^"), re.DOTALL)
-        return compiled.match if self.find.startswith("^") else compiled.search
+        tries = tuple(_compiled(find) for find in self.find)
+        return lambda text: any(search(text) for search in tries)
+
+
+def _compiled(find: str) -> Callable[[str], object]:
+    compiled = re.compile(find.removeprefix("^"), re.DOTALL)
+    return compiled.match if find.startswith("^") else compiled.search
 
 
 def patterns_for(role: Role, level: Level, untrusted: bool) -> tuple[Pattern, ...]:
@@ -130,7 +137,7 @@ def _refuse(
     roles: str,
     sure: int,
     why: str,
-    find: str | Callable[[str], object],
+    find: str | tuple[str, ...] | Callable[[str], object],
     *,
     words: str = "",
     form: Form = "low",
@@ -160,6 +167,12 @@ _SLOW = (
     r"(?:sleep|benchmark|pg_sleep|extractvalue|updatexml|load_file|elt|make_set|randomblob|json_keys|exp|ascii|ord"
     r"|substr(?:ing)?|mid|char_length|len(?:gth)?|version|database|(?:current|system|session)_user|user|convert|cast"
     r"|conv|(?:un)?hex|char|chr|concat(?:_ws)?|row|rlike|isnull|ifnull|nullif|lower|upper|floor|row_count|if|exists)"
+)
+_CONSTANTS = (
+    r"[ (!~]{0,5}(?:not[ (]{1,4})?(?:" + _NUMBER +
+    r"(?: ?(?:=(?!=)|<>|!=|<=>) ?\(?[-'\"]?\d| ?[<>] ?\d{1,16} ?(?:--|#|/\*|$)"
+    r"| ?(?:=(?!=)|<>|!=|like\b) ?\(? ?(?:select\b|@@|(?:system|current|session)_user\b|" + _SLOW +
+    r" ?\())|" + _QUOTED + r" ?(?:=(?!=)|<>|!=|like\b) ?\(?['\"])"
 )
 _STATEMENT = (
     r"(?:drop (?:table|database|schema|view|user|index|procedure|function|trigger) (?:if exists )?" + _NAME +
@@ -198,44 +211,53 @@ _SLASH = (
     r"|%uefc8|%uf025|%e0%80%af|%%[35]\w|0x2f|0x5c)"
 )
 _SHELL = r"(?:ba|z|k|c|da)?sh"
+_HANDED_SHELL = r"[^\n;|]{0,60}?\s-\w{0,6}[ec]\s{1,4}\S{0,20}?(?:sh|cmd)\b"
 _INVISIBLE = r"\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
 
-_SQL_LITERAL = (
-    r"'(?:[^']|'')*+(?:'|\Z)|\"(?:[^\"]|\"\")*+(?:\"|\Z)|`[^`]*+(?:`|\Z)|\$(?P<tag>[a-z_]{0,30})\$.*?(?:\$(?P=tag)\$|\Z)"
-)
-_STANDARD_SQL = re.compile(_SQL_LITERAL + r"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-_BACKSLASH_SQL = re.compile(
-    r"'(?:[^'\\]|\\.|'')*+(?:'|\Z)|\"(?:[^\"\\]|\\.|\"\")*+(?:\"|\Z)|`[^`]*+(?:`|\Z)|(?:--|\#)[^\n]*|/\*.*?(?:\*/|\Z)",
-    re.DOTALL,
+# The two ways to read a SQL literal: a backslash is itself, or it escapes. A group that matches marks one left open.
+_READINGS = (
+    re.compile(
+        r"'(?:[^']|'')*+(?:'|(\Z))|\"(?:[^\"]|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))"
+        r"|\$(?P<tag>[a-z_]{0,30})\$.*?(?:\$(?P=tag)\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)",
+        re.DOTALL,
+    ),
+    re.compile(
+        r"'(?:[^'\\]|\\.|'')*+(?:'|(\Z))|\"(?:[^\"\\]|\\.|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))"
+        r"|(?:--|\#)[^\n]*|/\*.*?(?:\*/|\Z)",
+        re.DOTALL,
+    ),
 )
 _SECOND = re.compile(r";\s*+[^\s;]")
-_SECOND_VERB = re.compile(
-    r";\s*+(?:select|insert|update|delete|drop|alter|create|truncate|exec|declare|copy|grant|with|set|call|do|attach|pragma)\b"
+_PROBE = re.compile(r"(?<![.\w])(?:sleep|benchmark|randomblob) ?\( ?(?:\d|__time__|\(|@)")
+_BEFORE_PROBE = re.compile(
+    r"(?:\b(?:or|and|xor|select|by|having|when|then|like)|\|\||&&|[\d'\"][=,]|,\w{1,20},|[=+*/(,]\(|\A\)* ?"
+    r"|['\"`)] ?[,+*=-]?) ?[(!~ ]{0,6}(?:if ?\( ?|case when )?\Z"
 )
 
 
 def _several_statements(low: str) -> bool:
-    """Whether more than one statement stands there, by either reading of a backslash in a literal."""
-    if ";" not in low:
-        return False
-    if _SECOND.search(_STANDARD_SQL.sub(" ", low)):
-        return True
-    return "\\" in low and _SECOND_VERB.search(_BACKSLASH_SQL.sub(" ", low)) is not None
+    return ";" in low and any(_SECOND.search(code) for code in _codes(low))
 
 
 def _open_literal(low: str) -> bool:
-    """Whether a quote is left open by both readings of a backslash."""
-    return _ends_open(_STANDARD_SQL, low) and _ends_open(_BACKSLASH_SQL, low)
+    return not _codes(low)
 
 
-def _ends_open(reading: re.Pattern[str], low: str) -> bool:
-    last = None
-    for match in reading.finditer(low):
-        last = match
-    if last is None or last.end() < len(low) or last[0][0] not in "'\"`":
-        return False
-    quote = last[0][0]
-    return last[0].count(quote) % 2 == 1 or len(last[0]) == 1 or last[0].endswith("\\" + quote)
+def _codes(low: str) -> list[str]:
+    """SQL without its literals and comments, by each reading that leaves no quote open."""
+    codes = []
+    for reading in _READINGS:
+        gaps = list(reading.finditer(low))
+        if not gaps or gaps[-1].lastgroup == "tag" or gaps[-1].lastindex is None:
+            codes.append(reading.sub(" ", low))
+    return codes
+
+
+def _probed(flat: str) -> bool:
+    """Whether a call that delays or exhausts stands where an injected expression would."""
+    return any(
+        _BEFORE_PROBE.search(flat[max(0, call.start() - 40) : call.start()]) for call in _PROBE.finditer(flat)
+    )
 
 
 PATTERNS: Final[tuple[Pattern, ...]] = (
@@ -322,11 +344,11 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "sql.tautology", _TEXT, LIKELY,
         "a condition compares constants or database functions, as injected SQL does; send the plain value",
-        r"(?:\|\||&&|\b(?:or|and|xor|having|where)\b)[ (!~]{0,6}(?:not[ (]{1,4})?(?:" + _NUMBER +
-        r"(?: ?(?:=(?!=)|<>|!=|<=>) ?\(?[-'\"]?\d| ?[<>] ?\d{1,16} ?(?:--|#|/\*|$)"
-        r"| ?(?:=(?!=)|<>|!=|like\b) ?\(? ?(?:select\b|@@|(?:system|current|session)_user\b|" + _SLOW +
-        r" ?\())|" + _QUOTED + r" ?(?:=(?!=)|<>|!=|like\b) ?\(?['\"])",
-        words="or and having where || &&", form="flat",
+        (
+            r"(?:or|and|xor|having|where)(?<![a-wyz_.]or)(?<![a-z_.]and)(?=[ (!~'\"\d-])" + _CONSTANTS,
+            r"(?:\|\||&&)[ (!~]?" + _CONSTANTS,
+        ),
+        words="= < like", form="flat",
     ),
     _refuse(
         "sql.stacked-statement", _TEXT, LIKELY,
@@ -354,38 +376,45 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         words="-- # /* %00 \x00", form="flat",
     ),
     _refuse(
+        "sql.injected-call", _TEXT, LIKELY,
+        "it calls a function that delays the database where an injected query would; send the plain value",
+        _probed,
+        words="sleep benchmark randomblob", form="flat",
+    ),
+    _refuse(
         "sql.probing-function", _TEXT, LIKELY,
-        "it calls a SQL function that injected queries use to delay, read or raise; send the plain value",
-        r"(?:\b(?:or|and|xor|select|by|having|when|then|like)|\|\||&&|[\d'\"][=,]|,\w{1,20},|[=+*/(,]\("
-        r"|^\)* ?|['\"`)] ?[,+*=-]?) ?[(!~ ]{0,6}(?:if ?\( ?|case when )?(?<![.\w])"
-        r"(?:sleep|benchmark|randomblob) ?\( ?(?:\d|__time__|\(|@)"
-        r"|\bbenchmark ?\( ?\d{3,12} ?, ?\w{1,20} ?\(|\bpg_sleep ?\( ?[\d(_]"
+        "it calls a SQL function that injected queries use to delay, read or fail; send the plain value",
+        r"\bbenchmark ?\( ?\d{3,12} ?, ?\w{1,20} ?\(|\bpg_sleep ?\( ?[\d(_]"
         r"|\bwaitfor (?:delay|time) ?['\"(\\]|\b(?:extractvalue|updatexml) ?\( ?(?:\d|rand|null|['\"(@x])"
         r"|\brandomblob ?\( ?\d{6}"
         r"|\bdbms_\w{2,20}\.\w{2,40}|\butl_(?:inaddr|http|smtp|file|tcp)\.\w|\bctxsys\.\w"
         r"|\bload_file ?\( ?(?:['\"(]|0x|char|concat)|\binto (?:out|dump)file\b|\bprocedure analyse ?\("
-        r"|\bgtid_sub(?:set|tract) ?\(|\bjson_keys ?\( ?\(|\bexp ?\( ?~|\bpolygon ?\( ?\(select",
-        words="sleep benchmark randomblob waitfor extractvalue updatexml dbms_ utl_ ctxsys load_file "
-        "outfile dumpfile analyse gtid_ json_keys exp polygon",
+        r"|\bgtid_sub(?:set|tract) ?\(|\bjson_keys ?\( ?\(|\bexp\(~|\bpolygon\( ?\(select",
+        words="benchmark pg_sleep randomblob waitfor extractvalue updatexml dbms_ utl_ ctxsys. load_file "
+        "outfile dumpfile analyse gtid_ json_keys exp(~ polygon(",
         form="flat",
     ),
     _refuse(
         "sql.system-object", _TEXT, LIKELY,
         "it reads a database's own tables, settings or procedures; send the plain value",
-        r"\b(?:from|join|into) ?[(\[ ]{0,3}(?:information_schema\.|mysql\.user\b"
-        r"|sys\.?(?:objects|columns|users|databases|tables|logins|xlogins|tab|dba)\b|master\.|msysaccessobjects"
-        r"|pg_(?:shadow|user|authid|tables|catalog|database)\b|sqlite_(?:master|schema)\b"
-        r"|(?:all|user|dba)_(?:tables|users|tab_columns|catalog|objects)\b|v\$version)"
-        r"|\b(?:exec|execute|dbo\.)(?: ?master\.\.?(?:dbo\.)?| )?xp_\w{3,30}"
-        r"|\bmaster\.\.?(?:dbo\.)?xp_\w{3,30}|\bexec(?:ute)? (?:master\.\.?(?:dbo\.)?)?sp_\w{4,40}"
-        r"|(?:\bselect|\bunion|=|,|\() ?\(?@@\w{3,20}",
-        words="information_schema mysql. sys master msys pg_ sqlite_ all_ user_ dba_ v$ xp_ sp_ @@",
+        (
+            r"(?:from|join|into) ?[(\[ ]{0,3}(?:information_schema\.|mysql\.user\b|master\.|msysaccessobjects"
+            r"|sys\.?(?:objects|columns|users|databases|tables|logins|xlogins|tab|dba)\b"
+            r"|pg_(?:shadow|user|authid|tables|catalog|database)\b|sqlite_(?:master|schema)\b"
+            r"|(?:all|user|dba)_(?:tables|users|tab_columns|catalog|objects)\b|v\$version)",
+            r"(?:exec|execute|dbo\.)(?: ?master\.\.?(?:dbo\.)?| )?xp_\w{3,30}|master\.\.?(?:dbo\.)?xp_\w{3,30}"
+            r"|exec(?:ute)? (?:master\.\.?(?:dbo\.)?)?sp_\w{4,40}",
+            r"(?:select|union|=|,|\() ?\(?@@\w{3,20}",
+        ),
+        words="information_schema. mysql.user master. msysaccess sysobj sys.obj syscol sys.col sysus sys.us sysdat "
+        "sys.dat sys.tab systab syslog sys.log sysxl sys.xl sysdba sys.dba pg_sha pg_us pg_au pg_tab pg_cat pg_dat "
+        "sqlite_ _tables _users _tab_c _catalog _objects v$ver xp_ sp_ @@",
         form="flat",
     ),
     _refuse(
         "sql.column-probe", _TEXT, LIKELY,
         "it probes the number of columns with ORDER BY; send the plain value",
-        r"^ ?[\w-]{0,20}['\"]? ?\){0,8} ?(?:order|group) by \d{1,5}(?: ?, ?[^,]{1,60}){0,99} ?"
+        r"^ ?[\w-]{0,20}['\"]? ?\){0,8} ?(?:order|group) by \d{1,5} ?(?:,[^,]{1,60}){0,99}"
         r"(?:(?:--|#|/\*).*)?$",
         words="by", form="flat",
     ),
@@ -417,7 +446,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"[ (]{0,4}(?:\1|\d|$|null|true|\w{1,30} ?[=(,])",
         form="flat",
     ),
-    _refuse("sql.statement", _TEXT, CRUDE, "it holds a SQL keyword", r"\b(?:select|insert)\b"),
+    _refuse("sql.statement", _TEXT, CRUDE, "it holds a SQL keyword", r"\b(?:select|insert)\b", words="select insert"),
     _refuse("sql.punctuation", _TEXT, CRUDE, "it holds a semicolon or a SQL comment mark", r"--|;|/\*"),
     # SQL where SQL is wanted.
     _refuse(
@@ -447,6 +476,9 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"|\bpragma (?:writable_schema|temp_store_directory|trusted_schema)\b"
         r"|\bcreate (?:or replace )?(?:extension|library|assembly|server|language)\b"
         r"|^ ?shutdown\b|\balter system\b",
+        words="load_file pg_read_ pg_ls_ pg_stat_ lo_ pg_sleep dblink xp_ sp_ openrowset opendatasource openquery "
+        "load_extension readfile writefile fts3_ sys_e benchmark sleep query_to_xml pg_terminate pg_reload set_config "
+        "httpuri outfile dumpfile infile copy waitfor bulk dbms_ utl_ attach pragma create shutdown system",
         form="flat",
     ),
     _refuse(
@@ -470,7 +502,12 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"|\b(?:version|current_user|user|database|schema) ?\(\)",
         words="information pg_ sqlite_ sys @@ all_ ()", form="flat",
     ),
-    _refuse("sql.comment", "sql", SUSPECT, "it holds a comment, which can hide text; remove it", r"--|/\*|#"),
+    _refuse(
+        "sql.comment", "sql", SUSPECT,
+        "it holds a comment, which can hide the rest of a statement; remove it",
+        r"--|/\*|#",
+        own=True,
+    ),
     _refuse(
         "sql.constant-condition", "sql", SUSPECT,
         "a condition compares two constants; remove it",
@@ -560,19 +597,30 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         words="alert prompt confirm eval set fetch location document window self top",
     ),
     _refuse(
-        "script.obfuscated", _TEXT, LIKELY,
-        "it decodes text to run it as script, or sends cookies away; send the plain text",
-        r"\b(?:eval|settimeout|setinterval|function|execscript)\s{0,4}\(\s{0,4}(?:window\.)?"
-        r"(?:atob|unescape|string\.fromcharcode|decodeuri\w{0,10}|location\.hash)\b|\[\]\[\(!\[\]|\$=~\[\]"
-        r"|constructor\(\s{0,2}[\"'`]\s{0,4}(?:alert|eval|return|fetch)"
-        r"|\b(?:location|src|href|fetch\(|open\()[^;\n]{0,80}?\bdocument\.cookie\b",
-        words="atob unescape fromcharcode decodeuri hash []( [][ $=~ constructor document.cookie",
+        "script.decoded-call", _TEXT, LIKELY,
+        "it decodes text to run it as script; send the plain text",
+        r"(?:eval|settimeout|setinterval|function|execscript)\s{0,4}\(\s{0,4}(?:window\.)?"
+        r"(?:atob|unescape|string\.fromcharcode|decodeuri\w{0,10}|location\.hash)\b",
+        words="atob unescape fromcharcode decodeuri location.hash",
+    ),
+    _refuse(
+        "script.puzzle", _TEXT, LIKELY,
+        "it spells script in symbols to hide it; send the plain text",
+        r"\[\]\[\(!\[\]|\$=~\[\]|constructor\(\s{0,2}[\"'`]\s{0,4}(?:alert|eval|return|fetch)",
+        words="[][(![] $=~[] constructor(",
+    ),
+    _refuse(
+        "script.sent-cookie", _TEXT, LIKELY,
+        "it sends cookies away; leave the cookies out",
+        r"(?:location|src|href|fetch\(|open\()[^;\n]{0,80}?\bdocument\.cookie\b",
+        words="document.cookie",
     ),
     _refuse(
         "script.any-call", _TEXT, SUSPECT,
         "it calls a function of a browser; send the plain text",
         r"\b(?:alert|prompt|confirm)\s{0,4}[(`]|\bdocument\s{0,4}\.\s{0,4}(?:cookie|domain|write|location|body)"
         r"|\bwindow\s{0,4}[.\[]|\.innerhtml\s{0,4}=|\beval\s{0,4}\(|string\.fromcharcode",
+        words="alert prompt confirm document window innerhtml eval fromcharcode",
     ),
     _refuse(
         "script.embedded", "html", SUSPECT,
@@ -590,7 +638,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "markup.server-include", _TEXT + " html", LIKELY,
         "a server-side include runs or reads on the server; remove the comment",
-        r"<!--\s{0,4}#\s{0,4}(?:exec|include|echo|config|printenv|set|fsize|flastmod)\b",
+        r"<!--#\s{0,4}(?:exec|include|echo|config|printenv|set|fsize|flastmod)\b",
         words="<!--",
     ),
     _refuse(
@@ -612,7 +660,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "template.arithmetic", _TEXT, LIKELY,
         "it probes for a template engine; send the plain text",
         r"(?:\{\{|[$#@*]\{|<%=)\s?\d{1,6}\s?\*\s?['\"]?\d{1,6}['\"]?\s?(?:\}|%>)",
-        words="*",
+        words="{{ ${ #{ @{ *{ <%=",
     ),
     _refuse(
         "template.directive", "template", SUSPECT,
@@ -640,12 +688,20 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "command.reverse-shell", _TEXT + " shell", LIKELY,
         "it opens a shell to another machine; leave the connection out",
-        r"/dev/(?:tcp|udp)/[^\s/]{1,80}/\d"
-        r"|\b(?:nc|ncat|netcat)\b[^\n;|]{0,60}?\s-\w{0,8}[ec]\w{0,4}\s{1,4}\S{0,20}?(?:sh|cmd)\b"
-        r"|\b" + _SHELL + r"\s{1,4}-i\b[^\n]{0,20}[<>]&|\bmkfifo\b[^\n]{0,80}\b(?:nc|ncat|telnet|openssl)\b"
-        r"|\bsocat\b[^\n]{0,80}\bexec:|socket\.socket\([^\n]{0,300}(?:dup2|subprocess|pty\.spawn)"
-        r"|\bfsockopen\([^\n]{0,120}\b(?:exec|sh)\b|net\.socket[^\n]{0,80}/bin/sh|powershell[^\n]{0,80}tcpclient",
-        words="/dev/ nc ncat netcat sh mkfifo socat socket fsockopen tcpclient",
+        r"/dev/(?:tcp|udp)/[^\s/]{1,80}/\d|mkfifo\b[^\n]{0,80}\b(?:nc|ncat|telnet|openssl)\b"
+        r"|socat\b[^\n]{0,80}\bexec:|socket\.socket\([^\n]{0,300}(?:dup2|subprocess|pty\.spawn)"
+        r"|fsockopen\([^\n]{0,120}\b(?:exec|sh)\b|net\.socket[^\n]{0,80}/bin/sh|powershell[^\n]{0,80}tcpclient",
+        words="/dev/tcp/ /dev/udp/ mkfifo socat socket.socket( fsockopen( net.socket tcpclient",
+    ),
+    _refuse(
+        "command.netcat-shell", _TEXT + " shell", LIKELY,
+        "it hands a shell to whoever connects; leave the shell out",
+        (
+            r"nc(?<!\wnc)(?:at)?\b" + _HANDED_SHELL,
+            r"netcat\b" + _HANDED_SHELL,
+            r"sh\s{1,4}-i\b[^\n]{0,20}[<>]&",
+        ),
+        words="nc netcat sh",
     ),
     _refuse(
         "command.shellshock", _TEXT + " shell", LIKELY,
@@ -656,8 +712,12 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "command.evasion", _TEXT + " shell", LIKELY,
         "it hides a command's spaces or letters from a reader; write the command plainly",
-        r"\w\$\{?ifs\b|\b\w{1,4}(?:''|\"\"|\$@)\w{1,12} {1,3}/etc/|/e[?*]{1,2}c?/p[?*]{2}|/\?{3}/[?\w]{2}",
-        words="ifs '' \"\" $@ /e /?",
+        (
+            r"\$\{?ifs\b",
+            r"/e[?*]{1,2}c?/p[?*]{2}|/\?{3}/[?\w]{2}",
+            r"(?:''|\"\"|\$@)\w{1,12} {1,3}/etc/",
+        ),
+        words="$ifs ${ifs /etc/ /e? /e* /???/",
     ),
     _refuse(
         "command.piped-download", "shell", LIKELY,
@@ -692,6 +752,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "command.any-chaining", "shell identifier", SUSPECT,
         "it chains, substitutes or redirects commands; send one plain command",
         r"[;|&`\n]\s{0,4}(?:/(?:usr/)?bin/)?\w|\$\(|\$\{|[<>]\(|>{1,2}\s?[/\w]",
+        own=True,
     ),
     _refuse(
         "command.metacharacter", _TEXT + " shell", CRUDE,
@@ -716,7 +777,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "path.encoded-traversal", _TEXT + " path url", LIKELY,
         "an encoded '..' climbs out of the folder; write the path plainly, without '..'",
         _DOT + "{2}" + _SLASH + r"|(?!\.\.)" + _DOT + r"{2}[/\\]",
-        words="% 0x",
+        words="%2e %252e %2525 %c0 %25c0 %u002e %e0%80 %f0%80 %%32 0x2e ..% ..0x",
     ),
     _refuse(
         "path.traversal", "path identifier", LIKELY,
@@ -776,12 +837,13 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "path.dot-file", "path", SUSPECT,
         "it is a settings file that often holds secrets, or starts from a home folder; name another file",
         r"(?:^|[/\\])\.env(?:\.\w{1,20})?$|(?:^|[/\\])\.(?:git|svn|hg)[/\\]|^~",
-        words=".env .git .svn .hg ~",
+        words=".env .git .svn .hg ~", own=True,
     ),
     _refuse(
         "path.shell-character", "path", SUSPECT,
         "a file name holds characters that shells act on; rename the file",
         r"[;&|`$<>*?\"']",
+        own=True,
     ),
     # Addresses.
     _refuse(

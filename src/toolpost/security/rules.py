@@ -87,28 +87,29 @@ class Screen:
         return self._walk(value)
 
     def _walk(self, value: Any) -> Finding | None:
-        open_parts: list[Iterator[Any]] = [iter((value,))]
+        opened: list[Iterator[Any]] = [iter((value,))]
         nodes = chars = 0
-        while open_parts:
-            item = next(open_parts[-1], _END)
-            if item is _END:
-                open_parts.pop()
-                continue
-            nodes += 1
-            if nodes > MAX_NODES:
-                return self._finding("size.items", f"it holds over {MAX_NODES} values; send fewer")
-            text = _text_of(item)
-            if text is None:
-                if len(open_parts) > MAX_DEPTH:
-                    return self._finding("size.depth", f"it is nested over {MAX_DEPTH} levels deep; flatten it")
-                open_parts.append(_parts_of(item))
-                continue
-            chars += len(text)
-            if self._max_chars is not None and chars > self._max_chars:
-                return self._too_large()
-            finding = self._judge(text)
-            if finding is not None:
-                return finding
+        while opened:
+            for item in opened[-1]:
+                nodes += 1
+                if nodes > MAX_NODES:
+                    return self._finding("size.items", f"it holds over {MAX_NODES} values; send fewer")
+                if type(item) in _SCALARS:
+                    continue
+                text = _text_of(item)
+                if text is None:
+                    if len(opened) > MAX_DEPTH:
+                        return self._finding("size.depth", f"it is nested over {MAX_DEPTH} levels deep; flatten it")
+                    opened.append(_parts_of(item))
+                    break
+                chars += len(text)
+                if self._max_chars is not None and chars > self._max_chars:
+                    return self._too_large()
+                finding = self._judge(text)
+                if finding is not None:
+                    return finding
+            else:
+                opened.pop()
         return None
 
     def _judge(self, value: str) -> Finding | None:
@@ -154,7 +155,7 @@ def normalised(value: str) -> list[str]:
 
 Check: TypeAlias = tuple[Pattern, Callable[[str], object]]
 
-_END: Final = object()
+_SCALARS: Final = frozenset({int, float, bool, type(None), bytes})
 _HEAD: Final = 400  # no pattern that looks at the start of a value looks further
 _UNSEEN = re.compile("[\x00\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\})")
@@ -166,8 +167,7 @@ _OVERLONG = re.compile(
 )
 _SQL_COMMENT = re.compile(r"/\*!\d{0,6}|/\*.*?\*/|\*/", re.DOTALL)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_WIDE_SPACE = re.compile(r"[\s\x00+]{2,}|[^\S ]|[\x00+]")
-_SPACE = re.compile(r"[\s\x00-\x1f]+")
+_CONTROL = re.compile(r"[\x00-\x1f]+")
 
 
 @lru_cache(maxsize=128)
@@ -218,11 +218,12 @@ def _form(forms: dict[Form, str], form: Form) -> str:
 
 
 def _flat(low: str) -> str:
-    return _WIDE_SPACE.sub(" ", _without(_SQL_COMMENT, low)).rstrip()
+    # A plus is a space in the encoding of forms, and some readers skip a NUL.
+    return " ".join(_without(_SQL_COMMENT, low).replace("+", " ").replace("\0", " ").split())
 
 
 def _dense(low: str) -> str:
-    return _SPACE.sub("", _without(_COMMENT, low))
+    return _CONTROL.sub("", "".join(_without(_COMMENT, low).split()))
 
 
 def _without(comment: re.Pattern[str], low: str) -> str:
@@ -274,8 +275,6 @@ def _text_of(item: Any) -> str | None:
     """The text of a scalar, "" for one that is no text, None for what has parts."""
     if isinstance(item, str):
         return item
-    if item is None or isinstance(item, (bool, int, float, bytes)):
-        return ""
     if isinstance(item, PurePath) or hasattr(type(item), "unicode_string"):  # the latter are pydantic's addresses
         return str(item)
     if isinstance(item, (Mapping, list, tuple, set, frozenset)) or _has_fields(item):

@@ -22,7 +22,7 @@ from toolpost.calls.errors import (
     SandboxError,
     ToolExecutionError,
 )
-from toolpost.calls.events import Logged
+from toolpost.calls.events import AttemptFailed, CallFinished, CallStarted, Event, Logged, Progressed
 
 LOGGER_NAME: Final = "toolpost"
 # A library is silent until its application sets logging up.
@@ -65,7 +65,7 @@ class CallLog:
     """Says how each call ended, to the logger "toolpost" unless another is given; it configures no logging.
 
     level is the lowest level written, whatever the logger would let through. A call that ran is written at
-    INFO (unless log_execution_time is off), one answered from a cache or replayed at DEBUG, a refused one at
+    INFO (unless log_execution_time is off), one answered from a cache or replayed too, a refused one at
     WARNING and a failed one at ERROR, with the traceback where the failure was not foreseen. Arguments are
     never written; a body's own exception message is, as it stands. Raises ConfigurationError for an unknown
     level.
@@ -147,6 +147,23 @@ class CallLog:
         logger.handle(record)
 
 
+def debug_log(event: Event) -> None:
+    """An observer that writes at DEBUG how each call goes, from its arrival on; never its arguments or its result."""
+    match event:
+        case CallStarted():
+            said = f"version {event.version} called by {event.user_id or 'nobody'} for task {event.task_id or 'none'}"
+        case AttemptFailed():
+            said = f"attempt {event.attempt} failed ({event.error.code})"
+        case Progressed():
+            said = f"progress {event.value:g}" + ("" if event.total is None else f" of {event.total:g}")
+        case CallFinished():
+            said = f"{event.status} from {event.source} after {event.attempts} attempts and {event.elapsed_s:.6f}s"
+        case _:
+            return
+    names = (one_line(event.tool, _MAX_NAME_BYTES), one_line(event.call_id, _MAX_NAME_BYTES))
+    logging.getLogger(LOGGER_NAME).debug("%s [%s]: %s", *names, one_line(said))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ts (RFC 3339, UTC), level, logger, message, ATTRIBUTES, fields, exception.
 
@@ -178,9 +195,9 @@ class JsonFormatter(logging.Formatter):
 def _success(tool: str, elapsed_s: float, source: str) -> tuple[int, str]:
     match source:
         case "cache":
-            return logging.DEBUG, f"Cache hit: {tool}"
+            return logging.INFO, f"Cache hit: {tool}"
         case "replay":
-            return logging.DEBUG, f"Replayed: {tool}"
+            return logging.INFO, f"Replayed: {tool}"
     return logging.INFO, f"{tool} executed in {elapsed_s:.4f}s"
 
 

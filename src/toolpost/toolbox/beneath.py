@@ -89,8 +89,8 @@ def open_beneath(directory: int, path: bytes, flags: int) -> Opened:
 
 def walk_beneath(directory: int, path: bytes, flags: int) -> Opened:
     """open_beneath for every kernel: one name at a time, each in the directory opened before; links are read here."""
-    above = [os.dup(directory)]
     ahead = _names(path)
+    above = [os.dup(directory)]
     links = 0
     try:
         while True:

@@ -190,7 +190,7 @@ class FileSystem:
 
     def _find(self, path: str, flags: int) -> Found:
         """The file in the first allowed directory that has it; a refusal outranks a file that is missing."""
-        escaped, missing = False, f"there is no file or directory {quoted(path)} in"
+        escaped, wanted = False, "directory" if flags & os.O_DIRECTORY else "file or directory"
         for directory, rest in self._places(path):
             try:
                 root = open_directory(directory.path)
@@ -202,18 +202,16 @@ class FileSystem:
                         opened = open_beneath(root, spelling, flags)
                     except Escaped:
                         escaped = True
-                    except FileNotFoundError:
+                    except (FileNotFoundError, NotADirectoryError):
                         continue
-                    except NotADirectoryError:
-                        missing = f"{quoted(path)} names or leads through a file as if it were a directory in"
                     else:
                         return Found(opened.fd, os.fstat(opened.fd), shown(opened.name), str(directory.given))
             finally:
                 os.close(root)
         if escaped:
             raise self._outside(path)
-        way_out = "FileSystem.ListDirectory shows what is there"
-        raise ToolError(f"{missing} the allowed directories ({self.allowed}); {way_out}", code="not_found")
+        where = f"in the allowed directories ({self.allowed}); FileSystem.ListDirectory shows what is there"
+        raise ToolError(f"there is no {wanted} {quoted(path)} {where}", code="not_found")
 
     def _places(self, path: str) -> list[tuple[AllowedDirectory, str]]:
         """Where to look for a path: each allowed directory that it may lie in, and what is left of it there."""

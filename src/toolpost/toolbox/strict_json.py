@@ -14,6 +14,7 @@ MAX_DEPTH: Final = 128
 _STRING: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BRACKETS: Final = re.compile(_STRING + r"|[\[\]{}]", re.DOTALL)
 _TOKENS: Final = re.compile(_STRING + r'|[\[\]{},:]|[^\s\[\]{},:"]++', re.DOTALL)
+_ORDINARY: Final = re.compile(r"-?[0-9]{1,18}|true|false|null")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -74,19 +75,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**64:
-        raise _Refused("json_number", "an integer that 64 bits do not hold; write it as a string")
+        raise _Refused("json_number", "an integer beyond 64 bits")
     return value
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise _Refused("json_number", "a number that no double holds; write it as a string")
+        raise _Refused("json_number", "a number beyond what a double holds")
     return value
 
 
 def _constant(name: str) -> float:
-    raise _Refused("json_constant", f"{name} is not JSON; write null or a string")
+    raise _Refused("json_constant", f"{name} is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(
@@ -121,7 +122,7 @@ def _find_refused(source: str) -> None:
                     what = f"the key {text[:60]!r} is given twice"
                     raise NotStrictJson(source, at, "json_duplicate_key", what, _joined(path))
                 keys[-1].add(text)
-        elif token != ":":
+        elif token != ":" and not _ORDINARY.fullmatch(token):
             try:
                 _DECODER.decode(token)
             except _Refused as exc:

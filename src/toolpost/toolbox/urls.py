@@ -1,7 +1,8 @@
-"""Finds URLs in plain text, Markdown and HTML, in one pass whose time grows only with the text's length."""
+"""Finds URLs in plain text, Markdown and HTML, in time that grows only as the text does."""
 
 from __future__ import annotations
 
+import functools
 import heapq
 import html
 import re
@@ -52,14 +53,15 @@ _LINE_BREAKS: Final = re.compile(r"[\t\n\r]+")
 
 def _links(text: str, schemes: frozenset[str], base_url: str | None) -> Iterator[_Spot]:
     """The targets that HTML attributes and Markdown links name."""
+    resolved = functools.cache(lambda target: _resolved(target, schemes, base_url))  # pages repeat their links
     in_tag, before = False, 0
     for link in _LINK.finditer(text):
         in_tag, before = _is_in_tag(text, before, link.start(), in_tag), link.end()
         kind = str(link.lastgroup)
         if kind in ("angled", "target"):
-            url = _resolved(link[kind], schemes, base_url)
+            url = resolved(link[kind])
         elif in_tag:
-            url = _resolved(html.unescape(link[kind]), schemes, base_url)
+            url = resolved(html.unescape(link[kind]))
         else:
             continue
         if url is not None:
@@ -106,6 +108,7 @@ def _bare(text: str, schemes: frozenset[str]) -> Iterator[_Spot]:
     begin = _beginning(schemes)
     stop = re.compile(rf"[()\[\]{{}}]|[,;|](?={begin})", re.IGNORECASE)
     begins = re.compile(rf"(?<![A-Za-z0-9])(?<![A-Za-z0-9][+.-]){begin}", re.IGNORECASE)
+    is_url = functools.cache(lambda url: _is_url(url, schemes))
     at = run_end = 0
     while (found := begins.search(text, at)) is not None:
         start = found.start()
@@ -115,7 +118,7 @@ def _bare(text: str, schemes: frozenset[str]) -> Iterator[_Spot]:
         end = _trimmed(text, start, at)
         at = max(at, found.end())
         url = text[start:end]
-        if end > found.end() and _is_url(url, schemes):
+        if end > found.end() and is_url(url):
             yield _Spot(start, end, url)
 
 

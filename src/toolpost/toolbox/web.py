@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from toolpost import Hints, JsonSchema, SchemaError, Tool, ToolDefinition, ToolError
+from toolpost import Hints, JsonSchema, SchemaError, Screening, Tool, ToolDefinition, ToolError
 from toolpost.toolbox.refusals import quoted, refused
 from toolpost.toolbox.strict_json import MAX_DEPTH, NotStrictJson, parse
 from toolpost.toolbox.urls import find_urls
@@ -48,7 +48,7 @@ def _schema(schema: Any) -> JsonSchema:
     try:
         return JsonSchema(schema, assert_formats=True)
     except SchemaError as exc:
-        must = f"must be a JSON Schema: {exc.message}"
+        must = f"must be a JSON Schema; {exc.message}"
         raise refused("schema", must, expected="a JSON Schema (2020-12)", got=type(schema).__name__) from None
 
 
@@ -120,6 +120,9 @@ def _is_base(url: str) -> bool:
 # -- declaring --------------------------------------------------------------------------------------------------------
 
 _HINTS: Final = Hints(read_only=True, destructive=False, idempotent=True, open_world=False)
+_SCREENING: Final = Screening(
+    roles={"text": "skip"}
+)  # it is looked at and interpreted by nothing, hostile as it may be
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +175,7 @@ _PARSE_JSON: Final = Tool(
         "required": ["valid", "value", "errors"],
         "additionalProperties": False,
     },
+    screening=_SCREENING,
     hints=_HINTS,
     tags=("web",),
     register=False,
@@ -212,6 +216,7 @@ _EXTRACT_URLS: Final = Tool(
             "truncated": {"type": "boolean", "description": "Whether there are more than limit."},
         }
     ),
+    screening=_SCREENING,
     hints=_HINTS,
     tags=("web",),
     register=False,

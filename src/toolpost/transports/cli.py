@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolpost.transports.cli_doctor import doctor
-from toolpost.transports.cli_options import FORMATS, Command, ExitCode, Group, Setup, pass_setup
+from toolpost.transports.cli_options import FORMATS, ExitCode, Group, Setup, pass_setup
 from toolpost.transports.cli_run import run
 from toolpost.transports.cli_show import (
     complain,
@@ -24,19 +24,18 @@ from toolpost.transports.cli_show import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from toolpost.calls.call import ToolCall
     from toolpost.calls.definition import ToolDefinition
     from toolpost.calls.events import Event
     from toolpost.calls.result import ToolResult
     from toolpost.engine.executor import ToolExecutor
+    from toolpost.transports.wire import Format
 
 
 class Program(Group):
     """The whole command line: what a command raises becomes one sentence and an exit code."""
-
-    group_class = Group
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.exit(self._outcome(ctx))
@@ -114,7 +113,7 @@ def main() -> None:
     """Run tools for AI agents."""
 
 
-@main.group()
+@main.group(cls=Group)
 def tools() -> None:
     """Look at the tools there are."""
 
@@ -129,7 +128,7 @@ _strict = click.option("--strict", is_flag=True, help="Ask for the provider's st
 @_format
 @_strict
 @pass_setup
-def list_tools(setup: Setup, format: str | None, strict: bool) -> None:
+def list_tools(setup: Setup, format: Format | None, strict: bool) -> None:
     """List all tools."""
     with setup.executor() as executor:
         _write_tools(setup, executor.registry.definitions(), format, strict)
@@ -141,7 +140,7 @@ def list_tools(setup: Setup, format: str | None, strict: bool) -> None:
 @_format
 @_strict
 @pass_setup
-def search(setup: Setup, query: str, limit: int, format: str | None, strict: bool) -> None:
+def search(setup: Setup, query: str, limit: int, format: Format | None, strict: bool) -> None:
     """List the tools whose names and descriptions match QUERY, best first."""
     with setup.executor() as executor:
         found = executor.registry.search(query, limit)
@@ -155,7 +154,7 @@ def search(setup: Setup, query: str, limit: int, format: str | None, strict: boo
 @_format
 @_strict
 @pass_setup
-def show(setup: Setup, name: str, format: str | None, strict: bool) -> None:
+def show(setup: Setup, name: str, format: Format | None, strict: bool) -> None:
     """Show one tool: what it does, its parameters and its schema."""
     with setup.executor() as executor:
         definition = executor.registry.get_tool(name)
@@ -232,7 +231,7 @@ main.add_command(run)
 main.add_command(doctor)
 
 
-def _write_tools(setup: Setup, definitions: list[ToolDefinition], format: str | None, strict: bool) -> None:
+def _write_tools(setup: Setup, definitions: list[ToolDefinition], format: Format | None, strict: bool) -> None:
     if format or setup.json:
         write_json(_exported(definitions, format or "toolpost", strict), setup.out)
         return
@@ -240,14 +239,13 @@ def _write_tools(setup: Setup, definitions: list[ToolDefinition], format: str | 
     write_table(("tool", "version", "description"), rows, setup.out)
 
 
-def _exported(definitions: Iterable[ToolDefinition], format: str, strict: bool) -> list[dict[str, Any]]:
-    from toolpost.transports.wire import check_format, export_tools, strict_problems
+def _exported(definitions: list[ToolDefinition], format: Format, strict: bool) -> list[dict[str, Any]]:
+    from toolpost.transports.wire import export_tools, strict_problems
 
-    definitions, known = list(definitions), check_format(format)
     for definition in definitions if strict else ():
-        for problem in strict_problems(definition, known):
+        for problem in strict_problems(definition, format):
             say(f"{definition.name} is not strict: {problem}")
-    return export_tools(definitions, known, strict=strict)
+    return export_tools(definitions, format, strict=strict)
 
 
 def _describe(definition: ToolDefinition, about: dict[str, Any], setup: Setup) -> None:
@@ -324,6 +322,3 @@ async def _awaited(executor: ToolExecutor, tool_call: ToolCall) -> ToolResult:
     if result.failure is not None and result.failure.code == "cancelled":
         raise KeyboardInterrupt  # nobody else cancels this call
     return result
-
-
-__all__ = ["Command", "main"]

@@ -111,7 +111,8 @@ class Pipe(Input):
         return None
 
     def close(self) -> None:
-        """Leave the file to the thread that may still wait in it."""
+        if self._loop is None:  # otherwise the thread, which may still wait in it, closes it
+            self._file.close()
 
     def _read(self) -> None:
         assert self._loop is not None
@@ -122,6 +123,8 @@ class Pipe(Input):
             self._put(None)
         except OSError as exc:
             self._put(exc)
+        finally:
+            self._file.close()
 
     def _put(self, item: Line | Exception | None) -> None:
         assert self._loop is not None

@@ -48,7 +48,7 @@ class Setup:
     toolbox: bool = True
     json: bool = False
     debug: bool = False
-    out: IO[str] = field(default_factory=lambda: sys.stdout)
+    out: IO[str] = field(default_factory=lambda: sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
 
     def load_config(self) -> ExecutorConfig:
         """The settings: file, over it the environment, over it --set. Raises ConfigurationError."""
@@ -75,10 +75,10 @@ class Setup:
             config = self.load_config()
             self.import_from_here()
             executor = stack.enter_context(ToolExecutor(config, registry=ToolRegistry(), observers=observers))
-            if self.toolbox:
-                add_tools(executor, TOOLBOX)
             for reference in dict.fromkeys(self.tools):
                 add_tools(executor, reference)
+            if self.toolbox:
+                add_tools(executor, TOOLBOX)
             yield executor
 
     def import_from_here(self) -> None:
@@ -89,13 +89,22 @@ class Setup:
 
 
 def add_tools(executor: ToolExecutor, reference: str) -> list[ToolDefinition]:
-    """Load the tools a reference names. Raises ConfigurationError or PluginError, naming the reference."""
+    """Load the tools a reference names; a standard tool gives way to one of its name that is there already.
+
+    Raises ConfigurationError or PluginError, naming the reference.
+    """
     from toolpost.calls.errors import ConfigurationError, PluginError, ToolExecutionError
+    from toolpost.engine.executor import definitions_in
     from toolpost.engine.plugins import load_attribute
 
     try:
         found = load_attribute(reference)
-        added = executor.add(found(executor.config) if reference == TOOLBOX else found)
+        if reference == TOOLBOX:
+            taken = frozenset(executor.registry.list_tools())
+            standard = definitions_in(found(executor.config))
+            executor.add([definition for definition in standard if definition.name not in taken])
+            return standard
+        added = executor.add(found)
     except PluginError as exc:
         raise PluginError(f"--tools {reference}: {exc.message}") from exc
     except ToolExecutionError as exc:
@@ -209,7 +218,6 @@ class Group(SharedOptions, click.Group):
     """Commands under one name; a name that is not among them is answered with the nearest that is."""
 
     command_class = Command
-    group_class = type
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

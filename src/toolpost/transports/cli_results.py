@@ -19,6 +19,7 @@ from toolpost.transports.cli_show import to_json
 Record = Mapping[str, Any]
 """One line of results: line, index, digest, format, tool_name, status, source, execution_time_ms, code, ..."""
 
+MAX_CALLS_OF_A_LINE = 20_000_000
 MAX_NAMES = 1000
 """How many tools and error codes are counted apart; what comes after them is counted together."""
 
@@ -94,8 +95,9 @@ class Summary:
 class Results:
     """Where results go, one JSON object a line, each handed to the system as it comes."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], path: str | None = None) -> None:
         self.summary = Summary()
+        self.path = path
         self._stream = stream
 
     @property
@@ -107,13 +109,20 @@ class Results:
         """Whether an earlier run has left a result of this call."""
         return False
 
+    def has_all(self, line: int, digest: str) -> bool:
+        """Whether an earlier run has left a result of every call of a line."""
+        return False
+
     def read(self, line: int, digest: str) -> None:
         """Say what stands in a line of the input now."""
 
     def add(self, record: Record) -> None:
-        """Write one result."""
-        self._stream.write(to_json(record) + b"\n")
-        self._stream.flush()
+        """Write one result. Raises OSError that names the file."""
+        try:
+            self._stream.write(to_json(record) + b"\n")
+            self._stream.flush()
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, self.path) from None
         self.summary.add(record)
 
     def finish(self, last_line: int | None) -> int:
@@ -122,6 +131,9 @@ class Results:
 
     def close(self) -> None:
         """Release what is held."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):  # said already, by add()
+                self._stream.close()
 
 
 class ResultsFile(Results):
@@ -131,13 +143,15 @@ class ResultsFile(Results):
     else than results, or another run writes to it.
     """
 
+    path: str
+
     def __init__(self, path: str, *, restart: bool = False) -> None:
-        super().__init__(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b"))
-        self.path = os.path.realpath(path)
+        super().__init__(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b"), os.path.realpath(path))
         self._lock()
         # line -> digest of the line and (bit by bit) the indices of its calls that have a result
         self._digests: dict[int, int] = {}
         self._done: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # line -> how many calls it holds, where it holds more than one
         self._changed: set[int] = set()
         try:
             self._refuse_strangers()
@@ -152,10 +166,17 @@ class ResultsFile(Results):
         known = self._digests.get(line)
         return known is not None and known == int(digest, 16) and bool(self._done[line] >> index & 1)
 
+    def has_all(self, line: int, digest: str) -> bool:
+        known = self._digests.get(line)
+        return (
+            known is not None and known == int(digest, 16) and self._done[line] + 1 == 1 << self._numbers.get(line, 1)
+        )
+
     def read(self, line: int, digest: str) -> None:
         if self._digests.get(line, now := int(digest, 16)) != now:
             self._changed.add(line)
             self._digests[line], self._done[line] = now, 0
+            self._numbers.pop(line, None)
 
     @property
     def changed(self) -> int:
@@ -166,9 +187,6 @@ class ResultsFile(Results):
         if not self._changed and not surplus:
             return 0
         return self._rewrite(lambda record: last_line is None or record["line"] <= last_line)
-
-    def close(self) -> None:
-        self._stream.close()
 
     def _lock(self) -> None:
         try:
@@ -203,7 +221,10 @@ class ResultsFile(Results):
             if self._digests.setdefault(line, digest) != digest:  # a run was cut after the input had changed
                 superseded = True
                 self._digests[line], self._done[line] = digest, 0
+                self._numbers.pop(line, None)
             self._done[line] = self._done.get(line, 0) | 1 << record["index"]
+            if "of" in record:
+                self._numbers[line] = record["of"]
             self.summary.add(record)
         self._stream.seek(end)
         if not last.endswith(b"\n"):
@@ -249,7 +270,7 @@ def open_results(path: str | None, stdout: IO[str], *, restart: bool) -> Results
     if path is None or path == "-":
         return Results(stdout.buffer)  # type: ignore[attr-defined]
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        return Results(open(path, "wb"))
+        return Results(open(path, "wb"), path)
     return ResultsFile(path, restart=restart)
 
 
@@ -263,7 +284,7 @@ def _record(text: bytes) -> dict[str, Any] | None:
             isinstance(record["line"], int)
             and record["line"] > 0
             and isinstance(record["index"], int)
-            and 0 <= record["index"] < 1_000_000
+            and 0 <= record["index"] < record.get("of", 1) <= MAX_CALLS_OF_A_LINE
             and isinstance(record["tool_name"], str)
             and record["status"] in ("ok", "rejected", "failed")
             and int(record["digest"], 16) >= 0

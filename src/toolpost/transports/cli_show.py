@@ -70,7 +70,8 @@ def to_json(value: Any, *, indented: bool = False) -> bytes:
     except TypeError:  # half a surrogate pair, or an integer beyond 64 bits
         import json
 
-        return json.dumps(value, default=str, skipkeys=True, indent=2 if indented else None).encode()
+        text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False, indent=2 if indented else None)
+        return text.encode("utf-8", "replace")
 
 
 def write_json(value: Any, stream: IO[str]) -> None:
@@ -128,7 +129,8 @@ def failure_sentence(result: ToolResult) -> str:
     failure = result.failure
     code = f" ({failure.code})" if failure is not None else ""
     retry = f"; retry in {failure.retry_after_s:.3g} s" if failure and failure.retry_after_s else ""
-    return f"{result.tool_name}: {result.error}{code}{retry}"
+    tool = f"{result.tool_name}: " if result.tool_name else ""
+    return f"{tool}{result.error}{code}{retry}"
 
 
 def milliseconds(value: float | None) -> str:

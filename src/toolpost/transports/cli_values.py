@@ -94,7 +94,8 @@ def _value(text: str, types: set[str]) -> Any:
     try:
         return parse_json(text)
     except InputValidationError as exc:
-        raise _Unreadable(expected, exc.message) from None
+        structured = types & {"array", "object", "JSON"}
+        raise _Unreadable(expected, exc.message if structured else "") from None
 
 
 def _file(name: str) -> str:
@@ -110,7 +111,7 @@ def _file(name: str) -> str:
 def _problem(name: str, text: str, expected: str, why: str) -> Problem:
     got = repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
     article = "" if expected.startswith(("a ", "JSON")) else "an " if expected[0] in "aeiou" else "a "
-    msg = f"{name!r} must be {article}{expected}, got {got}: {why}"
+    msg = f"{name!r} must be {article}{expected}, got {got}" + (f": {why}" if why else "")
     path = "/" + name.replace("~", "~0").replace("/", "~1")
     problem = {"path": path, "loc": (name,), "parameter": name, "type": "unreadable", "msg": msg}
     return {**problem, "expected": f"{article}{expected}", "got": got}

@@ -1,0 +1,185 @@
+"""The benchmarks run and report in the shape that README.md and CI read; how fast anything was is not asserted."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.measure import Contender, Missing, WrongAnswerError, interleaved, rows, sample, table
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--rounds", "2", "--calls", "10", "--batch", "40"]
+OURS = """async/run_async async/run_async-default async/execute_async async/call async/execute_tool_call async/cache-hit
+    suspends/run_async text/run_async text/run_async-quoted sync/run-leaf sync/call-inline sync/cache-hit thread/run
+    hop/run_async batch/execute_batch batch/execute_batch-suspending""".split()
+FLOORS = """async/pydantic suspends/pydantic text/pydantic sync/pydantic thread/submit hop/to_thread batch/gather
+    batch/gather-suspending""".split()
+
+
+def run(script: str, *arguments: str, without: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a benchmark in a process of its own, as a person would; without names a module that is not installed."""
+    command = [sys.executable, f"benchmarks/{script}"]
+    if without:
+        start = f"import runpy, sys; sys.modules[{without!r}] = None; sys.path.insert(0, 'benchmarks'); "
+        command = [sys.executable, "-c", f"{start}runpy.run_path('benchmarks/{script}', run_name='__main__')"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def report(script: str, tmp_path: Path, *arguments: str, without: str = "") -> dict[str, Any]:
+    """What a benchmark wrote with --json."""
+    path = tmp_path / "new folder" / "report.json"
+    done = run(script, *arguments, "--json", str(path), without=without)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def contender(name: str, loop: Any = None, **more: Any) -> Contender:
+    return Contender(name=name, what=name, loop=loop or (lambda n: 3), **more)
+
+
+# What is made of the figures.
+
+
+def test_a_row_over_its_bar_or_dearer_than_what_it_must_undercut_is_over() -> None:
+    made = [
+        contender("floor"),
+        contender("within", floor="floor", bar=2.0, below="peer"),
+        contender("over", floor="floor", bar=1.5),
+        contender("dearer", floor="floor", bar=9.0, below="peer"),
+        contender("unjudged", floor="floor"),
+        contender("peer", floor="floor"),
+    ]
+    times = {"floor": 1.0, "within": 2.0, "over": 2.0, "dearer": 4.0, "unjudged": 9.0, "peer": 3.0}
+
+    found = {row["name"]: row for row in rows(made, {name: [time * 1e-6] * 3 for name, time in times.items()})}
+
+    assert {name: row["within"] for name, row in found.items()} == {
+        "floor": None,
+        "within": True,
+        "over": False,
+        "dearer": False,
+        "unjudged": None,
+        "peer": None,
+    }
+    assert found["dearer"]["ratio"] == pytest.approx(4.0)
+
+
+def test_figures_are_medians_of_rounds_in_microseconds() -> None:
+    [row] = rows([contender("a")], {"a": [5e-6, 1e-6, 2e-6]})
+
+    assert (row["median_us"], row["min_us"], row["max_us"]) == pytest.approx((2.0, 1.0, 5.0))
+
+
+def test_the_table_names_what_is_over_and_what_could_not_run() -> None:
+    made = [
+        contender("floor"),
+        contender("slow", floor="floor", bar=2.0),
+        Missing(name="gone", what="", why="not installed"),
+    ]
+
+    lines = table(rows(made, {"floor": [1e-6], "slow": [3e-6]})).splitlines()
+
+    assert lines[2].split() == ["slow", "cpu", "3.00", "3.00", "3.00", "floor", "<=", "2", "OVER"]
+    assert lines[3].split() == ["gone", "not", "installed"]
+
+
+def test_a_contender_that_answers_wrong_is_not_timed() -> None:
+    async def fails(n: int) -> str:
+        return "an error"
+
+    with asyncio.Runner() as runner, pytest.raises(WrongAnswerError, match="liar answered 'an error', not 3"):
+        sample(contender("liar", fails), 1, runner)
+
+
+def test_every_round_takes_every_contender_once() -> None:
+    made = [contender("sync"), contender("batch", calls=7)]
+
+    with asyncio.Runner() as runner:
+        samples = interleaved(made, rounds=3, calls=4, runner=runner)
+
+    assert {name: len(times) for name, times in samples.items()} == {"sync": 3, "batch": 3}
+
+
+# The scripts. Each test starts an interpreter that imports toolpost, so it takes longer than others.
+
+
+def test_overhead_measures_every_row_against_a_floor_of_the_same_run(tmp_path: Path) -> None:
+    found = report("overhead.py", tmp_path, *TINY, "--no-peers")
+
+    by_name = {row["name"]: row for row in found["rows"]}
+    assert set(by_name) >= {*OURS, *FLOORS, "async/bare", "async/validate_call", "sync/bare", "sync/validate_call"}
+    for row in found["rows"]:
+        assert row["status"] == "measured"
+        assert 0 < row["min_us"] <= row["median_us"] <= row["max_us"]
+        assert row["ratio"] == pytest.approx(row["median_us"] / by_name[row["floor"]]["median_us"])
+        assert isinstance(row["within"], bool if row["bar"] else type(None))
+    assert {name: row["bar"] for name, row in by_name.items() if row["bar"]} == {
+        "async/run_async": 4.5,
+        "async/run_async-default": 4.5,
+        "async/execute_async": 4.5,
+        "async/call": 4.5,
+        "sync/run-leaf": 3.5,
+        "sync/call-inline": 3.5,
+        "async/cache-hit": 3.0,
+        "sync/cache-hit": 3.0,
+        "batch/execute_batch": 1.5,
+    }
+    assert found["over"] == [row["name"] for row in found["rows"] if row["within"] is False]
+    assert set(found["machine"]) >= {"python", "cpus", "processor", "versions"}
+    assert found["machine"]["versions"]["pydantic"]
+
+
+def test_overhead_says_which_peer_is_not_installed(tmp_path: Path) -> None:
+    found = report("overhead.py", tmp_path, *TINY, "--only", "async/mcp", without="mcp.server")
+
+    assert [(row["name"], row["status"]) for row in found["rows"]] == [("async/mcp", "not installed (mcp.server)")]
+
+
+def test_overhead_keeps_the_floor_of_what_was_chosen(tmp_path: Path) -> None:
+    found = report("overhead.py", tmp_path, *TINY, "--no-peers", "--only", "sync/run-*")
+
+    assert [row["name"] for row in found["rows"]] == ["sync/pydantic", "sync/run-leaf"]
+
+
+def test_overhead_refuses_a_name_that_no_contender_has() -> None:
+    done = run("overhead.py", "--no-peers", "--only", "async/nothing")
+
+    assert done.returncode == 2
+    assert "no contender is called async/nothing; see --list" in done.stderr
+
+
+def test_overhead_shows_where_the_time_of_one_contender_goes() -> None:
+    done = run("overhead.py", *TINY, "--profile", "batch/execute_batch")
+
+    assert done.returncode == 0, done.stderr
+    assert "40 calls of batch/execute_batch" in done.stdout
+    assert "settle.py" in done.stdout
+
+
+def test_imports_compares_cold_processes(tmp_path: Path) -> None:
+    found = report("imports.py", tmp_path, "--rounds", "1")
+
+    by_name = {row["name"]: row for row in found["rows"]}
+    ours = by_name["from toolpost import ToolExecutor, BaseTool, Tool"]
+    assert ours["of"] == "from pydantic import BaseModel"
+    assert ours["ratio"] == pytest.approx(ours["cpu_ms"] / by_name[ours["of"]]["cpu_ms"])
+    assert by_name["import toolpost"]["modules"] < ours["modules"]
+    assert by_name["pass"]["modules"] == 0
+    assert isinstance(ours["within"], bool)
+
+
+def test_memory_looks_at_both_kinds_of_growth_and_at_the_peak_of_a_batch(tmp_path: Path) -> None:
+    tiny = ["--calls", "2560", "--batch", "20", "--only", "run_async", "--only", "execute_batch"]
+
+    found = report("memory.py", tmp_path, *tiny)
+
+    [scenario], [batch] = found["scenarios"], found["batches"]
+    assert (scenario["name"], scenario["calls"], scenario["flat"]) == ("run_async", 2816, None)
+    assert len(scenario["rss_mb"]) == len(scenario["blocks"]) == 10
+    assert {"rss_growth_mb_per_100k", "block_growth_per_100k", "took_s"} <= set(scenario)
+    assert (batch["name"], batch["items"]) == ("execute_batch", 20)
+    assert batch["peak_mb"] > 0

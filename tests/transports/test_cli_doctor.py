@@ -1,0 +1,121 @@
+"""`toolpost doctor` says what is wrong, and the way out."""
+
+import os
+import re
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.transports.cli_shop import HERE, invoke
+from toolpost.transports import cli_doctor
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def findings(*arguments: str, exit_code: int, **more: Any) -> dict[str, dict[str, Any]]:
+    ended = invoke("doctor", "--json", *arguments, **more)
+    assert ended.exit_code == exit_code, ended.stdout + ended.stderr
+    return {finding["check"]: finding for finding in orjson.loads(ended.stdout)}
+
+
+def test_all_is_well_here(tmp_path: Path) -> None:
+    found = findings("--set", f"allowed_directories={tmp_path}", exit_code=0)
+
+    assert {finding["status"] for finding in found.values()} == {"ok"}
+    assert {"python", "pydantic", "configuration", "sandbox_root", "allowed directory", "event loop"} <= set(found)
+    assert {"threads", "clock", "temporary files"} <= set(found)
+    assert found[f"tools {HERE}"]["found"] == "8 load"
+
+
+def test_people_get_a_line_a_check() -> None:
+    lines = invoke("doctor").stdout.splitlines()
+
+    assert [line for line in lines if not re.match(r"ok    \S.*: \S", line)] == []
+    assert len(lines) > 10
+
+
+def test_the_packages_checked_are_those_toolpost_depends_on() -> None:
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+
+    assert stated == [f"{name}>={lowest}" for name, lowest in cli_doctor.REQUIRED.items()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "check", "said"),
+    [
+        (["--set", "cache_size=x"], "configuration", "cache_size must be a whole number"),
+        (["--set", "cache_backend=redis"], "configuration", "later release"),
+        (["--set", "sandbox_root=/proc/nowhere"], "sandbox_root", "cannot be written"),
+        (["--set", "allowed_directories=/nowhere/at/all"], "allowed directory", "does not exist"),
+        (["--set", "allowed_directories=/etc/passwd"], "allowed directory", "is no directory"),
+        (["--tools", "nope:x"], "tools nope:x", "No module named 'nope'"),
+    ],
+)
+def test_what_is_wrong_is_found_with_a_way_out_and_the_rest_is_checked_all_the_same(
+    arguments: list[str], check: str, said: str
+) -> None:
+    found = findings(*arguments, exit_code=1)
+
+    assert found[check]["status"] == "fail"
+    assert said in found[check]["found"]
+    assert found[check]["way_out"]
+    assert found["clock"]["status"] == "ok"
+    assert found[f"tools {HERE}"]["status"] == "ok"
+
+
+def test_a_missing_and_an_old_package_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_doctor, "REQUIRED", {"no-such-package": "1.0", "click": "99.0"})
+
+    found = findings(exit_code=1)
+
+    assert found["no-such-package"]["way_out"] == "pip install 'no-such-package>=1.0'"
+    assert "99.0 or newer is needed" in found["click"]["found"]
+
+
+def test_an_old_python_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_doctor, "MIN_PYTHON", (99, 0))
+
+    assert findings(exit_code=1)["python"]["way_out"] == "install Python 99.0 or newer"
+
+
+def test_little_space_and_no_tools_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_doctor, "MIN_FREE_BYTES", 10**18)
+
+    found = findings(exit_code=0, tools=False)
+
+    assert found["temporary files"]["status"] == found["tools"]["status"] == "warn"
+
+
+def test_a_clock_before_the_installation_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
+
+    assert cli_doctor._clock().status == "warn"
+
+
+def test_a_loop_that_does_not_work_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(cli_doctor, "_loop_works", broken)
+
+    assert findings(exit_code=1)["event loop"]["found"] == "OSError: too many open files"
+
+
+def test_a_way_out_is_shown_below_its_finding() -> None:
+    shown = invoke("doctor", "--set", "sandbox_root=/proc/nowhere").stdout
+
+    assert "fail  sandbox_root: /proc cannot be written" in shown
+    assert "      set sandbox_root to a directory that can be written" in shown
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_directory_that_cannot_be_read_is_found(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+
+    found = findings("--set", f"allowed_directories={tmp_path}", exit_code=1)
+
+    assert "cannot be read" in found["allowed directory"]["found"]
