@@ -68,7 +68,11 @@ def test_every_python_block_runs_and_says_what_the_page_says(page, tmp_path):
     source.write_text("\f".join(f"{line}\n{body}" for line, body in blocks), encoding="utf-8")
 
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script), str(source)], cwd=tmp_path, capture_output=True, text=True, timeout=55
+        [sys.executable, "-W", "error", str(script), str(source)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=55,
     )
 
     assert done.returncode == 0, done.stderr

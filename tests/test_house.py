@@ -65,9 +65,7 @@ def misplaced(package: Path) -> Iterator[str]:
             yield f"{'/'.join(parts)} is a third folder level; a room holds files only"
         elif path.is_dir() and parts[0] not in ROOMS:
             yield f"{parts[0]} is not a room; the rooms are {', '.join(ROOMS)}"
-        elif (
-            len(parts) == 1 and path.suffix == ".py" and room_of(module_name(package, path)) not in ROOT_FILES
-        ):
+        elif len(parts) == 1 and path.suffix == ".py" and room_of(module_name(package, path)) not in ROOT_FILES:
             yield f"{parts[0]} is not for the root; it belongs into a room"
 
 
@@ -82,9 +80,7 @@ def room_of(module: str) -> str:
     return module.split(".")[:2][-1]
 
 
-def imports(
-    tree: ast.Module, module: str, path: Path, modules: Container[str]
-) -> Iterator[tuple[str, int, bool]]:
+def imports(tree: ast.Module, module: str, path: Path, modules: Container[str]) -> Iterator[tuple[str, int, bool]]:
     """Every import of ours at run time as (module, line, whether importing the file does it)."""
     base = module if path.stem == "__init__" else module.rpartition(".")[0]
     for node, at_import in runtime_nodes(tree, True):

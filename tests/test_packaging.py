@@ -17,9 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Written so that they do not find themselves.
 INDEX_OPTION = re.compile(r"--(extra-)?index[-]url|--find[-]links|--trusted[-]host|\bindex[-]url\s*=")
-INDEX_HOST = re.compile(
-    r"\b(py(pi|thonhosted)|npm(js)?|crates|rubygems|golang)\.(org|io|com)\b", re.IGNORECASE
-)
+INDEX_HOST = re.compile(r"\b(py(pi|thonhosted)|npm(js)?|crates|rubygems|golang)\.(org|io|com)\b", re.IGNORECASE)
 # Parents of a checkout that say nothing about one machine, because anybody may name them.
 COMMON_FOLDERS = {
     "/",
@@ -41,9 +39,7 @@ def tracked_files() -> list[Path]:
     """All text that is or would be committed; outside a checkout, all that is not made by the tools."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
-        names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
-            "\0"
-        )
+        names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
         paths = [ROOT / name for name in names if name]
     except (OSError, subprocess.CalledProcessError):
         made = re.compile(r"(\.git|\.venv.*|\..*cache|__pycache__|\.hypothesis|build|dist)$")
@@ -53,9 +49,7 @@ def tracked_files() -> list[Path]:
 
 def traces(text: str, machine_paths: re.Pattern[str]) -> list[str]:
     """The index options, index hosts and machine paths that a text names."""
-    return [
-        found[0] for pattern in (INDEX_OPTION, INDEX_HOST, machine_paths) for found in pattern.finditer(text)
-    ]
+    return [found[0] for pattern in (INDEX_OPTION, INDEX_HOST, machine_paths) for found in pattern.finditer(text)]
 
 
 def paths_below(folders: set[str]) -> re.Pattern[str]:
@@ -81,9 +75,7 @@ def metadata_file(wheel: zipfile.ZipFile, name: str) -> str:
 
 def test_the_wheel_holds_every_source_file_and_the_typing_marker(wheel: zipfile.ZipFile) -> None:
     sources = {path for path in (ROOT / "src" / "toolpost").rglob("*") if path.is_file()}
-    expected = {
-        path.relative_to(ROOT / "src").as_posix() for path in sources if "__pycache__" not in path.parts
-    }
+    expected = {path.relative_to(ROOT / "src").as_posix() for path in sources if "__pycache__" not in path.parts}
 
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
@@ -114,9 +106,7 @@ def test_every_requirement_is_pinned_by_hash_and_names_no_address(path: Path) ->
     entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n?", "", text).strip())
 
     assert [
-        entry
-        for entry in entries
-        if not re.match(r"[a-z0-9.\[\],_-]+==\S+ .*--hash=sha256:", entry, re.DOTALL)
+        entry for entry in entries if not re.match(r"[a-z0-9.\[\],_-]+==\S+ .*--hash=sha256:", entry, re.DOTALL)
     ] == []
     assert "://" not in text
     assert " @ " not in text

@@ -9,357 +9,167 @@ if TYPE_CHECKING:
     from toolpost.authoring.base import BaseTool as BaseTool
     from toolpost.authoring.decorators import (
         Tool as Tool,
-    )
-    from toolpost.authoring.decorators import (
         cache_result as cache_result,
-    )
-    from toolpost.authoring.decorators import (
         measure_execution_time as measure_execution_time,
-    )
-    from toolpost.authoring.decorators import (
         run_in_executor as run_in_executor,
-    )
-    from toolpost.authoring.decorators import (
         sanitize_input as sanitize_input,
-    )
-    from toolpost.authoring.decorators import (
         validate_input as validate_input,
     )
     from toolpost.authoring.jsonschema import (
         JsonSchema as JsonSchema,
-    )
-    from toolpost.authoring.jsonschema import (
         ParameterValidator as ParameterValidator,
     )
     from toolpost.authoring.parameters import (
         ArrayParameter as ArrayParameter,
-    )
-    from toolpost.authoring.parameters import (
         BooleanParameter as BooleanParameter,
-    )
-    from toolpost.authoring.parameters import (
         IntegerParameter as IntegerParameter,
-    )
-    from toolpost.authoring.parameters import (
         NumericParameter as NumericParameter,
-    )
-    from toolpost.authoring.parameters import (
         ObjectParameter as ObjectParameter,
-    )
-    from toolpost.authoring.parameters import (
         ParameterType as ParameterType,
-    )
-    from toolpost.authoring.parameters import (
         StringParameter as StringParameter,
-    )
-    from toolpost.authoring.parameters import (
         ToolParameter as ToolParameter,
     )
     from toolpost.authoring.serialize import (
         ToolSerializationError as ToolSerializationError,
-    )
-    from toolpost.authoring.serialize import (
         register_db_driver as register_db_driver,
-    )
-    from toolpost.authoring.serialize import (
         tool_from_dict as tool_from_dict,
-    )
-    from toolpost.authoring.serialize import (
         tool_from_json as tool_from_json,
-    )
-    from toolpost.authoring.serialize import (
         tool_to_dict as tool_to_dict,
-    )
-    from toolpost.authoring.serialize import (
         tool_to_json as tool_to_json,
     )
     from toolpost.authoring.specs import (
         CircuitBreakerConfig as CircuitBreakerConfig,
-    )
-    from toolpost.authoring.specs import (
         CircuitBreakerState as CircuitBreakerState,
-    )
-    from toolpost.authoring.specs import (
         DatabaseProvider as DatabaseProvider,
-    )
-    from toolpost.authoring.specs import (
         DbToolSpec as DbToolSpec,
-    )
-    from toolpost.authoring.specs import (
         DynamoDbToolSpec as DynamoDbToolSpec,
-    )
-    from toolpost.authoring.specs import (
         FunctionToolSpec as FunctionToolSpec,
-    )
-    from toolpost.authoring.specs import (
         HttpToolSpec as HttpToolSpec,
-    )
-    from toolpost.authoring.specs import (
         IdempotencyConfig as IdempotencyConfig,
-    )
-    from toolpost.authoring.specs import (
         MySqlToolSpec as MySqlToolSpec,
-    )
-    from toolpost.authoring.specs import (
         PostgreSqlToolSpec as PostgreSqlToolSpec,
-    )
-    from toolpost.authoring.specs import (
         RetryableErrorType as RetryableErrorType,
-    )
-    from toolpost.authoring.specs import (
         RetryConfig as RetryConfig,
-    )
-    from toolpost.authoring.specs import (
         SqliteToolSpec as SqliteToolSpec,
-    )
-    from toolpost.authoring.specs import (
         ToolSpec as ToolSpec,
-    )
-    from toolpost.authoring.specs import (
         ToolType as ToolType,
     )
     from toolpost.calls.call import (
         Caller as Caller,
-    )
-    from toolpost.calls.call import (
         ToolCall as ToolCall,
-    )
-    from toolpost.calls.call import (
         create_tool_call as create_tool_call,
-    )
-    from toolpost.calls.call import (
         new_id as new_id,
     )
     from toolpost.calls.clock import Clock as Clock
     from toolpost.calls.context import (
         IToolEmitter as IToolEmitter,
-    )
-    from toolpost.calls.context import (
         IToolExecutor as IToolExecutor,
-    )
-    from toolpost.calls.context import (
         IToolLimiter as IToolLimiter,
-    )
-    from toolpost.calls.context import (
         IToolMemory as IToolMemory,
-    )
-    from toolpost.calls.context import (
         IToolMetrics as IToolMetrics,
-    )
-    from toolpost.calls.context import (
         IToolPolicy as IToolPolicy,
-    )
-    from toolpost.calls.context import (
         IToolSecurity as IToolSecurity,
-    )
-    from toolpost.calls.context import (
         IToolTracer as IToolTracer,
-    )
-    from toolpost.calls.context import (
         IToolValidator as IToolValidator,
-    )
-    from toolpost.calls.context import (
         ToolContext as ToolContext,
-    )
-    from toolpost.calls.context import (
         ToolContextBuilder as ToolContextBuilder,
-    )
-    from toolpost.calls.context import (
         register_service as register_service,
     )
-    from toolpost.calls.definition import Hints as Hints
-    from toolpost.calls.definition import ToolDefinition as ToolDefinition
+    from toolpost.calls.definition import Hints as Hints, ToolDefinition as ToolDefinition
     from toolpost.calls.errors import (
         CallCancelledError as CallCancelledError,
-    )
-    from toolpost.calls.errors import (
         ConfigurationError as ConfigurationError,
-    )
-    from toolpost.calls.errors import (
         DuplicateToolError as DuplicateToolError,
-    )
-    from toolpost.calls.errors import (
         EngineError as EngineError,
-    )
-    from toolpost.calls.errors import (
         Failed as Failed,
-    )
-    from toolpost.calls.errors import (
         InputValidationError as InputValidationError,
-    )
-    from toolpost.calls.errors import (
         NotSupportedError as NotSupportedError,
-    )
-    from toolpost.calls.errors import (
         OperationError as OperationError,
-    )
-    from toolpost.calls.errors import (
         OutputValidationError as OutputValidationError,
-    )
-    from toolpost.calls.errors import (
         OverloadedError as OverloadedError,
-    )
-    from toolpost.calls.errors import (
         PermissionDeniedError as PermissionDeniedError,
-    )
-    from toolpost.calls.errors import (
         PluginError as PluginError,
-    )
-    from toolpost.calls.errors import (
         RateLimitError as RateLimitError,
-    )
-    from toolpost.calls.errors import (
         Rejected as Rejected,
-    )
-    from toolpost.calls.errors import (
         RemoteToolError as RemoteToolError,
-    )
-    from toolpost.calls.errors import (
         SandboxError as SandboxError,
-    )
-    from toolpost.calls.errors import (
         SchemaError as SchemaError,
-    )
-    from toolpost.calls.errors import (
         SecurityError as SecurityError,
-    )
-    from toolpost.calls.errors import (
         StoreUnavailableError as StoreUnavailableError,
-    )
-    from toolpost.calls.errors import (
         ToolError as ToolError,
-    )
-    from toolpost.calls.errors import (
         ToolExecutionError as ToolExecutionError,
-    )
-    from toolpost.calls.errors import (
         ToolNotFoundError as ToolNotFoundError,
-    )
-    from toolpost.calls.errors import (
         ToolTimeoutError as ToolTimeoutError,
-    )
-    from toolpost.calls.errors import (
         ToolValidationError as ToolValidationError,
-    )
-    from toolpost.calls.errors import (
         UnauthorizedError as UnauthorizedError,
     )
     from toolpost.calls.events import (
         AttemptFailed as AttemptFailed,
-    )
-    from toolpost.calls.events import (
         CallFinished as CallFinished,
-    )
-    from toolpost.calls.events import (
         CallStarted as CallStarted,
-    )
-    from toolpost.calls.events import (
         Logged as Logged,
-    )
-    from toolpost.calls.events import (
         Progressed as Progressed,
     )
     from toolpost.calls.policies import (
         UNSET as UNSET,
-    )
-    from toolpost.calls.policies import (
         Cache as Cache,
-    )
-    from toolpost.calls.policies import (
         Policies as Policies,
-    )
-    from toolpost.calls.policies import (
         RateLimit as RateLimit,
-    )
-    from toolpost.calls.policies import (
         Screening as Screening,
-    )
-    from toolpost.calls.policies import (
         Timeout as Timeout,
     )
     from toolpost.calls.result import (
         Failure as Failure,
-    )
-    from toolpost.calls.result import (
         ToolResult as ToolResult,
-    )
-    from toolpost.calls.result import (
         ToolReturnTarget as ToolReturnTarget,
-    )
-    from toolpost.calls.result import (
         ToolReturnType as ToolReturnType,
-    )
-    from toolpost.calls.result import (
         ToolUsage as ToolUsage,
-    )
-    from toolpost.calls.result import (
         format_tool_result_for_llm as format_tool_result_for_llm,
     )
     from toolpost.engine.execution_utils import ExecutionUtils as ExecutionUtils
-    from toolpost.engine.executor import ToolExecutor as ToolExecutor
-    from toolpost.engine.executor import get_executor as get_executor
-    from toolpost.engine.registry import ToolRegistry as ToolRegistry
-    from toolpost.engine.registry import get_tool_registry as get_tool_registry
+    from toolpost.engine.executor import ToolExecutor as ToolExecutor, get_executor as get_executor
+    from toolpost.engine.registry import ToolRegistry as ToolRegistry, get_tool_registry as get_tool_registry
     from toolpost.engine.settings import ExecutorConfig as ExecutorConfig
     from toolpost.engine.spec_executors import (
         BaseToolExecutor as BaseToolExecutor,
-    )
-    from toolpost.engine.spec_executors import (
         ExecutorFactory as ExecutorFactory,
-    )
-    from toolpost.engine.spec_executors import (
         FunctionToolExecutor as FunctionToolExecutor,
-    )
-    from toolpost.engine.spec_executors import (
         HttpToolExecutor as HttpToolExecutor,
-    )
-    from toolpost.engine.spec_executors import (
         NoOpExecutor as NoOpExecutor,
     )
     from toolpost.errors import TimeoutError as TimeoutError
     from toolpost.pipeline.limit import RateLimiter as RateLimiter
     from toolpost.security.limits import SecurityValidator as SecurityValidator
-    from toolpost.security.rules import Finding as Finding
-    from toolpost.security.rules import screen_text as screen_text
+    from toolpost.security.rules import Finding as Finding, screen_text as screen_text
     from toolpost.telemetry.collector import (
         MetricsCollector as MetricsCollector,
-    )
-    from toolpost.telemetry.collector import (
         SystemMetrics as SystemMetrics,
-    )
-    from toolpost.telemetry.collector import (
         get_metrics_collector as get_metrics_collector,
     )
     from toolpost.telemetry.logs import JsonFormatter as JsonFormatter
     from toolpost.telemetry.metrics import (
         ExecutorMetrics as ExecutorMetrics,
-    )
-    from toolpost.telemetry.metrics import (
         ToolExecutorStats as ToolExecutorStats,
     )
     from toolpost.telemetry.usage import (
         CostCalculator as CostCalculator,
-    )
-    from toolpost.telemetry.usage import (
         GenericUsageCalculator as GenericUsageCalculator,
-    )
-    from toolpost.telemetry.usage import (
         TokenUsageCalculator as TokenUsageCalculator,
     )
+    from toolpost.toolbox import standard_tools as standard_tools
+    from toolpost.toolbox.files import file_tools as file_tools
+    from toolpost.toolbox.web import web_tools as web_tools
     from toolpost.transports.wire import (
         decode_calls as decode_calls,
-    )
-    from toolpost.transports.wire import (
+        decode_name as decode_name,
+        detect_format as detect_format,
+        encode_name as encode_name,
         encode_result as encode_result,
-    )
-    from toolpost.transports.wire import (
         encode_results as encode_results,
-    )
-    from toolpost.transports.wire import (
         export_tool as export_tool,
-    )
-    from toolpost.transports.wire import (
         export_tools as export_tools,
+        parse_json as parse_json,
+        strict_problems as strict_problems,
     )
 
 __version__ = "0.1.0"
@@ -474,26 +284,34 @@ _EXPORTS: dict[str, str] = {
     "cache_result": "toolpost.authoring.decorators",
     "create_tool_call": "toolpost.calls.call",
     "decode_calls": "toolpost.transports.wire",
+    "decode_name": "toolpost.transports.wire",
+    "detect_format": "toolpost.transports.wire",
+    "encode_name": "toolpost.transports.wire",
     "encode_result": "toolpost.transports.wire",
     "encode_results": "toolpost.transports.wire",
     "export_tool": "toolpost.transports.wire",
     "export_tools": "toolpost.transports.wire",
+    "file_tools": "toolpost.toolbox.files",
     "format_tool_result_for_llm": "toolpost.calls.result",
     "get_executor": "toolpost.engine.executor",
     "get_metrics_collector": "toolpost.telemetry.collector",
     "get_tool_registry": "toolpost.engine.registry",
     "measure_execution_time": "toolpost.authoring.decorators",
     "new_id": "toolpost.calls.call",
+    "parse_json": "toolpost.transports.wire",
     "register_db_driver": "toolpost.authoring.serialize",
     "register_service": "toolpost.calls.context",
     "run_in_executor": "toolpost.authoring.decorators",
     "sanitize_input": "toolpost.authoring.decorators",
     "screen_text": "toolpost.security.rules",
+    "standard_tools": "toolpost.toolbox",
+    "strict_problems": "toolpost.transports.wire",
     "tool_from_dict": "toolpost.authoring.serialize",
     "tool_from_json": "toolpost.authoring.serialize",
     "tool_to_dict": "toolpost.authoring.serialize",
     "tool_to_json": "toolpost.authoring.serialize",
     "validate_input": "toolpost.authoring.decorators",
+    "web_tools": "toolpost.toolbox.web",
 }
 _UNSTARRED = frozenset({"TimeoutError"})  # it would hide the builtin from whoever imports *
 
@@ -606,26 +424,34 @@ __all__ = [
     "cache_result",
     "create_tool_call",
     "decode_calls",
+    "decode_name",
+    "detect_format",
+    "encode_name",
     "encode_result",
     "encode_results",
     "export_tool",
     "export_tools",
+    "file_tools",
     "format_tool_result_for_llm",
     "get_executor",
     "get_metrics_collector",
     "get_tool_registry",
     "measure_execution_time",
     "new_id",
+    "parse_json",
     "register_db_driver",
     "register_service",
     "run_in_executor",
     "sanitize_input",
     "screen_text",
+    "standard_tools",
+    "strict_problems",
     "tool_from_dict",
     "tool_from_json",
     "tool_to_dict",
     "tool_to_json",
     "validate_input",
+    "web_tools",
 ]
 
 

@@ -130,7 +130,7 @@ def test_a_schema_and_a_method_that_disagree_are_refused():
         def read(self, path, mode):
             return path
 
-    with pytest.raises(ConfigurationError, match="'mode', which .*Extra.read"):
+    with pytest.raises(ConfigurationError, match=r"'mode', which .*Extra.read"):
         Extra().definitions()
     with pytest.raises(ConfigurationError, match="needs 'mode'"):
         Needs().definitions()
@@ -271,7 +271,13 @@ class TestWhoFor:
 
 @pytest.mark.parametrize(
     ("camel", "snake"),
-    [("ProcessData", "process_data"), ("Read", "read"), ("HTTPFetch", "http_fetch"), ("GetURL", "get_url"), ("A1B", "a1_b")],
+    [
+        ("ProcessData", "process_data"),
+        ("Read", "read"),
+        ("HTTPFetch", "http_fetch"),
+        ("GetURL", "get_url"),
+        ("A1B", "a1_b"),
+    ],
 )
 def test_names_are_turned_to_snake_case(camel, snake):
     assert snake_case(camel) == snake

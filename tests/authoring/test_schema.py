@@ -133,7 +133,9 @@ class TestSignature:
         assert len(found) == 1
         assert next(iter(found)).startswith(f"/{name}")
 
-    @pytest.mark.parametrize(("name", "value", "expected"), [("whole", 3.0, 3), ("bounded", 7.0, 7), ("number", 2, 2.0)])
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"), [("whole", 3.0, 3), ("bounded", 7.0, 7), ("number", 2, 2.0)]
+    )
     def test_whole_floats_are_integers_and_integers_are_numbers(self, name, value, expected):
         _, checker = from_signature(every_kind)
 
@@ -177,7 +179,11 @@ class TestSignature:
         def maybe(n: int, ctx: ToolContext | None = None):
             pass
 
-        assert (context_parameter(body), context_parameter(maybe), context_parameter(every_kind)) == ("ctx", "ctx", None)
+        assert (context_parameter(body), context_parameter(maybe), context_parameter(every_kind)) == (
+            "ctx",
+            "ctx",
+            None,
+        )
 
     def test_further_names_are_taken_where_the_function_takes_them(self):
         def body(n: int, **more: Any):
@@ -303,7 +309,11 @@ class TestSchema:
                     outcomes.append([(p["path"], p["type"], p["msg"]) for p in error.errors()])
             assert outcomes[0] == outcomes[1], value
 
-    @given(st.dictionaries(st.sampled_from(["n", "s", "x"]), st.none() | st.booleans() | st.integers() | st.text(max_size=3)))
+    @given(
+        st.dictionaries(
+            st.sampled_from(["n", "s", "x"]), st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+        )
+    )
     def test_both_engines_take_and_refuse_the_same(self, arguments):
         def body(n: int, s: str = "x"):
             pass

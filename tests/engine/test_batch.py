@@ -5,7 +5,14 @@ import tracemalloc
 
 import pytest
 
-from toolpost import BaseTool, InputValidationError, OperationError, ToolNotFoundError, ToolTimeoutError, create_tool_call
+from toolpost import (
+    BaseTool,
+    InputValidationError,
+    OperationError,
+    ToolNotFoundError,
+    ToolTimeoutError,
+    create_tool_call,
+)
 from toolpost.testing import FakeClock, executor_for
 
 
@@ -191,9 +198,7 @@ class TestToolCalls:
 async def test_ten_thousand_calls_stay_in_flat_memory(tool):
     async def peak(count):
         tracemalloc.start()
-        stream = tool._executor.stream_tool_calls(
-            create_tool_call("Work.add", {"a": n, "b": 1}) for n in range(count)
-        )
+        stream = tool._executor.stream_tool_calls(create_tool_call("Work.add", {"a": n, "b": 1}) for n in range(count))
         seen = 0
         async for _ in stream:
             seen += 1

@@ -128,7 +128,9 @@ class TestAdd:
             executor.add(other, replace=True)
             assert executor.call_sync("Adder.Free") == "other"
 
-    @pytest.mark.parametrize("wrong", [len, 5, None, object(), "no_such_module_here:x", "json:nothing_there", "nameless"])
+    @pytest.mark.parametrize(
+        "wrong", [len, 5, None, object(), "no_such_module_here:x", "json:nothing_there", "nameless"]
+    )
     def test_what_is_no_tool_is_refused(self, wrong):
         from toolpost import ToolExecutionError
 
@@ -150,7 +152,9 @@ class TestSettings:
         with ToolExecutor(default_timeout=7) as executor:
             assert executor.config.timeout == 7
 
-    @pytest.mark.parametrize("wrong", [{"cache_sise": 1}, {"cache_size": 0}, {"timeout": "soon"}, {"max_workers": True}])
+    @pytest.mark.parametrize(
+        "wrong", [{"cache_sise": 1}, {"cache_size": 0}, {"timeout": "soon"}, {"max_workers": True}]
+    )
     def test_wrong_settings_are_value_errors(self, wrong):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ToolExecutor(wrong)
@@ -212,7 +216,9 @@ class TestHealth:
             health = await executor.health_check()
 
         assert (health["status"], health["healthy"], health["tools"]) == ("healthy", True, 1)
-        assert {"thread_pool_active", "cache_enabled", "metrics_available", "active_threads", "timestamp"} <= set(health)
+        assert {"thread_pool_active", "cache_enabled", "metrics_available", "active_threads", "timestamp"} <= set(
+            health
+        )
 
     async def test_a_closed_executor_is_unhealthy_and_refuses_sync_bodies(self):
         with executor_for() as executor:
@@ -278,7 +284,12 @@ class TestToolCalls:
         with executor_for(version("1.0.0"), version("2.0.0")) as executor:
             results = [
                 await executor.execute_tool_call(create_tool_call(name, {}, version=wanted))
-                for name, wanted in [("Versioned", None), ("Versioned@1.0.0", None), ("Versioned", "1.0.0"), ("Versioned", "3")]
+                for name, wanted in [
+                    ("Versioned", None),
+                    ("Versioned@1.0.0", None),
+                    ("Versioned", "1.0.0"),
+                    ("Versioned", "3"),
+                ]
             ]
 
         assert [r.data for r in results] == [{"result": "2.0.0"}, {"result": "1.0.0"}, {"result": "1.0.0"}, None]

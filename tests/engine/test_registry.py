@@ -133,9 +133,7 @@ class TestReload:
         path = tmp_path / "reloadable_tools.py"
 
         def write(body):
-            path.write_text(
-                "from toolpost import Tool, get_tool_registry\n" + textwrap.dedent(body), encoding="utf-8"
-            )
+            path.write_text("from toolpost import Tool, get_tool_registry\n" + textwrap.dedent(body), encoding="utf-8")
             importlib.invalidate_caches()
 
         yield write
@@ -184,7 +182,7 @@ class TestReload:
             raise RuntimeError("broken")
         """)
 
-        with pytest.raises(PluginError, match="broken.*nothing changed"):
+        with pytest.raises(PluginError, match=r"broken.*nothing changed"):
             get_tool_registry().reload("reloadable_tools")
 
         assert get_tool_registry().get_tool("Reloadable.One").function() == 1

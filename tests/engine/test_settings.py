@@ -126,9 +126,7 @@ def test_a_switch_takes_nothing_but_true_and_false(setting: str, value: Any) -> 
     assert constructor_refusal(**{setting: value}).startswith(f"{setting} must be true or false, got ")
 
 
-@pytest.mark.parametrize(
-    "setting", [s for s, f in FORMS.items() if "number" in f.expected or "port" in f.expected]
-)
+@pytest.mark.parametrize("setting", [s for s, f in FORMS.items() if "number" in f.expected or "port" in f.expected])
 @pytest.mark.parametrize("value", [True, "5", -1, float("nan"), float("inf"), [5]])
 def test_a_number_takes_no_boolean_no_text_and_nothing_out_of_bounds(setting: str, value: Any) -> None:
     assert constructor_refusal(**{setting: value}).startswith(f"{setting} must be a ")
@@ -193,9 +191,7 @@ def test_extensions_are_kept_in_lower_case_with_their_dot() -> None:
 
 @pytest.mark.parametrize("value", [".txt", None, {".txt": 1}])
 def test_a_list_is_not_a_text_nor_anything_else(value: Any) -> None:
-    assert constructor_refusal(allowed_file_extensions=value).startswith(
-        "allowed_file_extensions must be a list"
-    )
+    assert constructor_refusal(allowed_file_extensions=value).startswith("allowed_file_extensions must be a list")
 
 
 @pytest.mark.parametrize("value", ["", "a\0b", 3, b"/x"])
@@ -292,9 +288,7 @@ def test_overrides_are_a_mapping(overrides: Any) -> None:
         ("TOOL_EXECUTOR_CONFIGS", "TOOL_EXECUTOR_CONFIG"),
     ],
 )
-def test_an_unknown_variable_is_refused_with_the_nearest_and_without_its_value(
-    variable: str, near: str
-) -> None:
+def test_an_unknown_variable_is_refused_with_the_nearest_and_without_its_value(variable: str, near: str) -> None:
     message = refusal(environ={variable: "hunter2"})
 
     assert message == f"no setting is named {variable!r} (environment); did you mean {near!r}?"
@@ -337,13 +331,7 @@ def test_every_setting_has_a_variable_with_the_prefix(setting: str) -> None:
 @pytest.mark.parametrize("setting", [s for s in FORMS if len(variables_of(s)) > 1])
 def test_the_variable_with_the_prefix_wins_over_the_others_in_any_order(setting: str) -> None:
     value = getattr(ExecutorConfig(), setting)
-    text = (
-        "redis://x"
-        if setting == "cache_redis_url"
-        else "https://x"
-        if value is None or "url" in setting
-        else "x"
-    )
+    text = "redis://x" if setting == "cache_redis_url" else "https://x" if value is None or "url" in setting else "x"
     text = str(value) if isinstance(value, int | float | str) else text
     names = variables_of(setting)
 
@@ -382,9 +370,7 @@ def test_directories_are_parted_by_the_platforms_separator(empty_folder: Path) -
     assert config.allowed_directories == (Path("/srv/a,b"), empty_folder / "data")
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"), [("many", "'many'"), ("1.5", "1.5"), ("-1", "-1"), ("true", "'true'")]
-)
+@pytest.mark.parametrize(("text", "shown"), [("many", "'many'"), ("1.5", "1.5"), ("-1", "-1"), ("true", "'true'")])
 def test_a_wrong_variable_is_named_with_its_value_and_what_is_expected(text: str, shown: str) -> None:
     message = refusal(environ={"TOOL_EXECUTOR_MAX_WORKERS": text})
 
@@ -498,9 +484,7 @@ def test_what_is_wrong_in_a_file_is_said_with_its_path(empty_folder: Path, text:
 def test_a_named_file_that_is_missing_or_no_file_is_refused(empty_folder: Path) -> None:
     missing = empty_folder / "gone.toml"
 
-    assert (
-        refusal(file=missing) == f"there is no settings file {missing} (code); name one that exists, or none"
-    )
+    assert refusal(file=missing) == f"there is no settings file {missing} (code); name one that exists, or none"
     assert f"{missing} (environment {FILE_VARIABLE})" in refusal(environ={FILE_VARIABLE: "gone.toml"})
     assert refusal(file=empty_folder) == f"the settings file {empty_folder} cannot be read: Is a directory"
 
@@ -563,10 +547,7 @@ def test_a_secret_that_is_wrong_is_shown_in_neither_the_refusal_nor_its_context(
     with pytest.raises(ConfigurationError) as caught:
         ExecutorConfig(cache_redis_url="http://u:hunter2@h")
 
-    assert (
-        str(caught.value)
-        == "cache_redis_url must be a redis://, rediss:// or unix:// URL, got ******** (code)"
-    )
+    assert str(caught.value) == "cache_redis_url must be a redis://, rediss:// or unix:// URL, got ******** (code)"
     assert caught.value.__context__ is None
 
 

@@ -284,7 +284,7 @@ def test_a_changed_definition_never_meets_the_old_entries(clock):
 
     first = Tool(name="Answer", register=False, cache=Cache(ttl_s=60))(answer).tool_definition
 
-    def answer(n: int) -> int:  # noqa: F811
+    def answer(n: int) -> int:
         return n + 100
 
     second = Tool(name="Answer", register=False, cache=Cache(ttl_s=60))(answer).tool_definition

@@ -41,7 +41,7 @@ CODES = {
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.sampled_from(sorted(CODES))))
 def test_of_several_reasons_to_refuse_the_outermost_stage_speaks(broken):
-    """Whatever combination of gates would refuse a call, the first in the order does, and nothing further is touched."""
+    """Whatever mix of gates would refuse a call, the first in the order does, and nothing further is touched."""
     ran = []
 
     def body(path: str, n: int = 0):
@@ -104,7 +104,7 @@ def test_an_attempt_may_have_a_limit_of_its_own():
     made = Tool(name="Attempt", register=False)(waits).tool_definition
     fields = {name: getattr(made, name) for name in ToolDefinition.__dataclass_fields__}
     narrow = ToolDefinition(**{**fields, "policies": Policies(timeout=Timeout(total_s=30, attempt_s=0.02))})
-    with executor_for(narrow) as executor, pytest.raises(ToolExecutionError, match="timed out after 0.02 s"):
+    with executor_for(narrow) as executor, pytest.raises(ToolExecutionError, match=r"timed out after 0\.02 s"):
         executor.call_sync("Attempt")
 
 

@@ -223,9 +223,7 @@ async def test_waiting_for_a_thread_counts_and_says_that_the_body_never_ran(tool
     with executor_for(timeout=30, max_workers=1) as executor:
         tool._executor = executor
         executor.add(tool)
-        holders = [
-            asyncio.ensure_future(tool.run_async("blocks")) for _ in range(executor._thread_pool._max_workers)
-        ]
+        holders = [asyncio.ensure_future(tool.run_async("blocks")) for _ in range(executor._thread_pool._max_workers)]
         while executor._thread_pool.active < len(holders):
             await asyncio.sleep(0.001)
 
@@ -239,9 +237,7 @@ async def test_waiting_for_a_thread_counts_and_says_that_the_body_never_ran(tool
 async def test_the_callers_deadline_is_kept_when_it_is_the_shorter(tool):
     clock = FakeClock()
     with executor_for(tool, clock=clock, timeout=60.0) as executor:
-        call = asyncio.ensure_future(
-            executor.execute_tool_call(create_tool_call("Slow.waits", {}, deadline_s=2.0))
-        )
+        call = asyncio.ensure_future(executor.execute_tool_call(create_tool_call("Slow.waits", {}, deadline_s=2.0)))
         await when_waiting(clock)
         clock.advance(2.0)
 

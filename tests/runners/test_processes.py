@@ -36,7 +36,8 @@ from toolpost.calls.errors import (
 )
 from toolpost.calls.events import Event, Logged, Progressed
 from toolpost.runners import processes as module_under_test
-from toolpost.runners.processes import Processes, Target, WorkerTraceback
+from toolpost.runners.children import WorkerTraceback
+from toolpost.runners.processes import Processes, Target
 from toolpost.runners.threads import from_body
 
 WAIT_S = 20.0

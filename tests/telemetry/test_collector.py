@@ -140,9 +140,7 @@ def test_a_tools_totals_outlive_the_history(clock: ManualClock) -> None:
     }
 
 
-def test_recent_24h_leaves_out_what_is_older_than_a_day(
-    collector: MetricsCollector, clock: ManualClock
-) -> None:
+def test_recent_24h_leaves_out_what_is_older_than_a_day(collector: MetricsCollector, clock: ManualClock) -> None:
     collector.record_tool_execution("Math.Add", False, 100.0)
     clock.advance(24 * 3600 + 1)
     collector.record_tool_execution("Math.Add", True, 10.0)
@@ -172,9 +170,7 @@ def test_the_history_is_bounded_however_many_calls_come(clock: ManualClock) -> N
     assert sum(collector.get_tool_metrics(f"t{n}")["total_executions"] for n in range(7)) == 20_000
 
 
-def test_tools_beyond_the_bound_share_their_totals(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tools_beyond_the_bound_share_their_totals(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector_module, "MAX_TOOLS", 3)
     collector = MetricsCollector(max_history=1, clock=clock)
     for n in range(10):
@@ -213,9 +209,7 @@ def test_a_user_who_did_nothing_used_no_tools(collector: MetricsCollector) -> No
     assert (len(told["tools_used"]), told["success_rate"]) == (0, 0.0)
 
 
-def test_trends_cut_the_time_into_buckets_the_oldest_first(
-    collector: MetricsCollector, clock: ManualClock
-) -> None:
+def test_trends_cut_the_time_into_buckets_the_oldest_first(collector: MetricsCollector, clock: ManualClock) -> None:
     collector.record_tool_execution("too old", True, 1.0)
     clock.advance(4 * 3600)
     collector.record_tool_execution("Math.Add", True, 10.0)
@@ -235,9 +229,7 @@ def test_trends_cut_the_time_into_buckets_the_oldest_first(
     assert trends["summary"]["max_execution_time"] == 30.0
 
 
-def test_buckets_that_do_not_fit_the_hours_evenly_lose_no_call(
-    collector: MetricsCollector, clock: ManualClock
-) -> None:
+def test_buckets_that_do_not_fit_the_hours_evenly_lose_no_call(collector: MetricsCollector, clock: ManualClock) -> None:
     for _ in range(100):
         clock.advance(36)
         collector.record_tool_execution("Math.Add", True, 1.0)
@@ -249,9 +241,7 @@ def test_buckets_that_do_not_fit_the_hours_evenly_lose_no_call(
 
 
 @pytest.mark.parametrize(("hours", "minutes"), [(24, 0), (24, -1), (0, 60), (1e9, 1)])
-def test_trends_that_cannot_be_cut_are_refused(
-    collector: MetricsCollector, hours: float, minutes: float
-) -> None:
+def test_trends_that_cannot_be_cut_are_refused(collector: MetricsCollector, hours: float, minutes: float) -> None:
     with pytest.raises(ConfigurationError, match="cannot be cut into buckets"):
         collector.get_performance_trends(hours=hours, bucket_minutes=minutes)
 
@@ -335,9 +325,7 @@ def test_clearing_forgets_everything_and_tells_how_much(clock: ManualClock) -> N
     assert collector.get_system_metrics() == SystemMetrics(window_minutes=60)
 
 
-def test_clearing_what_is_old_keeps_the_rest_and_the_totals(
-    collector: MetricsCollector, clock: ManualClock
-) -> None:
+def test_clearing_what_is_old_keeps_the_rest_and_the_totals(collector: MetricsCollector, clock: ManualClock) -> None:
     collector.record_tool_execution("Math.Add", True, 1.0)
     clock.advance(3 * 3600)
     collector.record_tool_execution("Math.Add", True, 3.0)

@@ -109,8 +109,7 @@ def test_a_failure_is_found_by_error_with_the_traceback_of_its_cause(lines: Line
 
     (line,) = lines.grep("ERROR")
     assert line.endswith(
-        "ERROR - ToolExecutionError: Math.Add failed after 0.0123s "
-        "(OperationError, tool_failed): division by zero"
+        "ERROR - ToolExecutionError: Math.Add failed after 0.0123s (OperationError, tool_failed): division by zero"
     )
     assert "raise cause" in lines.text
     assert lines.text.rstrip().endswith("ZeroDivisionError: division by zero")
@@ -126,9 +125,7 @@ def test_a_failure_not_raised_yet_has_the_traceback_of_what_is_being_handled(lin
     assert lines.text.rstrip().endswith("ValueError: invalid literal for int() with base 10: 'seven'")
 
 
-@pytest.mark.parametrize(
-    "error", [ToolTimeoutError("too slow"), ToolError("no such order", code="NOT_FOUND")]
-)
+@pytest.mark.parametrize("error", [ToolTimeoutError("too slow"), ToolError("no such order", code="NOT_FOUND")])
 def test_a_foreseen_failure_has_no_traceback(lines: Lines, error: ToolExecutionError) -> None:
     finished(CallLog(logger=lines.logger), raised(error, cause=ValueError("inner")))
 
@@ -136,22 +133,16 @@ def test_a_foreseen_failure_has_no_traceback(lines: Lines, error: ToolExecutionE
     assert lines.grep(f"ERROR - {type(error).__name__}: Math.Add .*{error.message}")
 
 
-@pytest.mark.parametrize(
-    "error", [SecurityError("argument 'q' was refused"), RateLimitError("60/min reached")]
-)
+@pytest.mark.parametrize("error", [SecurityError("argument 'q' was refused"), RateLimitError("60/min reached")])
 def test_a_refusal_is_a_warning_with_the_errors_class_name(lines: Lines, error: ToolExecutionError) -> None:
     finished(CallLog(logger=lines.logger), raised(error))
 
     (line,) = lines.text.splitlines()
-    assert line.endswith(
-        f"WARNING - {type(error).__name__}: Math.Add refused ({error.code}): {error.message}"
-    )
+    assert line.endswith(f"WARNING - {type(error).__name__}: Math.Add refused ({error.code}): {error.message}")
 
 
 def test_of_arguments_that_do_not_fit_only_the_places_are_written(lines: Lines) -> None:
-    problems = [
-        {"path": "/a/0", "type": "type", "msg": "must be an integer, got 'hunter2'", "got": "'hunter2'"}
-    ]
+    problems = [{"path": "/a/0", "type": "type", "msg": "must be an integer, got 'hunter2'", "got": "'hunter2'"}]
     error = InputValidationError(problems=problems)
     assert "hunter2" in error.message
 

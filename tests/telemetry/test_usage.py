@@ -44,9 +44,7 @@ def test_what_is_not_json_has_a_size_all_the_same(odd: object) -> None:
         ({"idempotency_reused": True}, 0, 0),
     ],
 )
-def test_attempts_and_retries_follow_from_what_is_known(
-    flags: dict[str, Any], attempts: int, retries: int
-) -> None:
+def test_attempts_and_retries_follow_from_what_is_known(flags: dict[str, Any], attempts: int, retries: int) -> None:
     usage = GenericUsageCalculator().calculate({}, None, **flags)
 
     assert (usage.attempts, usage.retries) == (attempts, retries)
@@ -54,9 +52,7 @@ def test_attempts_and_retries_follow_from_what_is_known(
 
 
 def test_an_unknown_flag_is_refused_and_the_nearest_known_is_named() -> None:
-    with pytest.raises(
-        ConfigurationError, match="'attempt' is not a field of ToolUsage; did you mean 'attempts'"
-    ):
+    with pytest.raises(ConfigurationError, match="'attempt' is not a field of ToolUsage; did you mean 'attempts'"):
         GenericUsageCalculator().calculate({}, None, attempt=1)
 
 
@@ -130,9 +126,7 @@ class Broken:
     def __init__(self, returns: Any = None) -> None:
         self.returns = returns
 
-    def calculate(
-        self, args: Mapping[str, Any], result: Any, *, tool: str | None = None, **flags: Any
-    ) -> ToolUsage:
+    def calculate(self, args: Mapping[str, Any], result: Any, *, tool: str | None = None, **flags: Any) -> ToolUsage:
         if self.returns is None:
             raise RuntimeError("no tokenizer")
         return self.returns  # type: ignore[no-any-return]
@@ -153,6 +147,4 @@ def test_a_calculator_that_breaks_is_survived_and_the_flags_are_kept(
 
 
 def test_a_calculator_that_works_is_left_alone() -> None:
-    assert safely(GenericUsageCalculator()).calculate({}, None) == GenericUsageCalculator().calculate(
-        {}, None
-    )
+    assert safely(GenericUsageCalculator()).calculate({}, None) == GenericUsageCalculator().calculate({}, None)

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import math
-import re
-import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    SerializeAsAny,
-    StrictBool,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, StrictBool, model_validator
 
+from toolpost.authoring.declaration import Count, Declaration, Integer, Json, Number, as_json, nearest, shown
 from toolpost.calls.errors import ConfigurationError
 
 Coercion = Callable[[Any], Any]
 """Turns an argument as it came into the one that is checked."""
-
-CREDENTIAL = re.compile(
-    r"auth|cookie|token|secret|passw|passphrase|credential|(api|access|private)[-_]?key|^key$", re.I
-)
-"""Names under which credentials usually travel: their values are never shown or written."""
 
 
 class ParameterType(StrEnum):
@@ -42,180 +25,6 @@ class ParameterType(StrEnum):
     BOOLEAN = "boolean"
     ARRAY = "array"
     OBJECT = "object"
-
-
-def as_json(value: Any) -> Any:
-    """A deep copy of a JSON value; tuples become lists, enum members their values. ValueError for others."""
-    try:
-        return _as_json(value)
-    except RecursionError:
-        raise ValueError("must be JSON, and not nested so deeply") from None
-
-
-def _as_json(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Enum):
-        return _as_json(value.value)
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"must be JSON, which has no {value!r}")
-        return float(value)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"must be JSON, whose keys are text, got a key of type {type(key).__name__}")
-        return {_as_json(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    raise ValueError(f"must be JSON, got {_got(value)}")
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"must be a finite number, got {_got(value)}")
-    return value
-
-
-def _positive(value: Any) -> int | float:
-    if not (number := _number(value)) > 0:
-        raise ValueError(f"must be more than 0, got {number!r}")
-    return number
-
-
-def _not_negative(value: Any) -> int | float:
-    if not (number := _number(value)) >= 0:
-        raise ValueError(f"must be 0 or more, got {number!r}")
-    return number
-
-
-Json = Annotated[Any, PlainValidator(as_json)]
-Number = Annotated[int | float, PlainValidator(_number)]
-Positive = Annotated[int | float, PlainValidator(_positive)]
-NotNegative = Annotated[int | float, PlainValidator(_not_negative)]
-Integer = Annotated[int, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-
-
-class Declaration(BaseModel):
-    """A pydantic model whose mistakes are ConfigurationErrors that name the class, the field and the fix."""
-
-    model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
-
-    if not TYPE_CHECKING:  # type checkers keep the signature that they derive from the fields
-
-        def __init__(self, **data: Any) -> None:
-            try:
-                super().__init__(**data)
-            except ValidationError as error:
-                raise self._refusal(data, error) from None
-
-        @classmethod
-        def model_validate(cls, obj: Any, **options: Any) -> Self:
-            try:
-                return super().model_validate(obj, **options)
-            except ValidationError as error:
-                raise cls._refusal(obj, error) from None
-
-        @classmethod
-        def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-            try:
-                return super().model_validate_json(json_data, **options)
-            except ValidationError as error:
-                raise cls._refusal({}, error) from None
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            # pydantic checks across fields after it has written the field: a refused value must not stay.
-            slots = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__")
-            before = {slot: copy.copy(getattr(self, slot)) for slot in slots}
-            try:
-                super().__setattr__(name, value)
-            except ConfigurationError:
-                raise
-            except ValueError as error:  # a ValidationError, or pydantic's plain one for an unknown name
-                for slot, old in before.items():
-                    object.__setattr__(self, slot, old)
-                if not isinstance(error, ValidationError):
-                    raise ConfigurationError(f"{self._label(self)}: {self._unknown(name)}") from None
-                raise self._refusal(self, error) from None
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        fields = type(self).model_fields
-        for name, value in super().__repr_args__():
-            if name not in fields or value != fields[name].get_default(call_default_factory=True):
-                yield name, value
-
-    @classmethod
-    def _label(cls, data: Any) -> str:
-        for key in ("tool_name", "name", "id"):
-            name = data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
-            if isinstance(name, str) and name:
-                return f"{cls.__name__} {name[:100]!r}"
-        return cls.__name__
-
-    @classmethod
-    def _unknown(cls, name: object) -> str:
-        near = nearest(str(name), cls._names())
-        fix = f"did you mean {near!r}?" if near else f"it has {', '.join(cls._names())}"
-        return f"no field {str(name)[:100]!r}; {fix}"
-
-    @classmethod
-    def _names(cls) -> list[str]:
-        return list(cls.model_fields)
-
-    @classmethod
-    def _refusal(cls, data: Any, error: ValidationError) -> ConfigurationError:
-        problems = error.errors(include_url=False)
-        if len(problems) == 1 and not problems[0]["loc"]:
-            inner = problems[0].get("ctx", {}).get("error")
-            if isinstance(inner, ConfigurationError):
-                return inner
-        said = [cls._sentence(problem) for problem in problems[:5]]
-        if len(problems) > 5:
-            said.append(f"and {len(problems) - 5} more")
-        return ConfigurationError(f"{cls._label(data)}: {'; '.join(said)}")
-
-    @classmethod
-    def _sentence(cls, problem: Any) -> str:
-        loc, kind = problem["loc"], problem["type"]
-        where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).lstrip(".")
-        if kind in ("extra_forbidden", "no_such_attribute"):
-            return cls._unknown(loc[-1])
-        if kind == "missing":
-            return f"needs {where!r}"
-        if kind == "frozen_instance":
-            return f"{where} cannot be changed: make a new {cls.__name__}"
-        if kind == "value_error":
-            said = str(problem["ctx"]["error"])
-        else:
-            said = problem["msg"].replace("Input should", "must").replace("String should", "must")
-            if not any(isinstance(step, str) and CREDENTIAL.search(step) for step in loc):
-                said = f"{said}, got {_got(problem['input'])}"
-        if not where:
-            return said
-        return f"{where} {said}" if said.startswith("must ") else f"{where}: {said}"
-
-
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that name was probably meant to be; case and underscores do not count."""
-    plain = {candidate.replace("_", "").lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name[:100].replace("_", "").lower(), plain, n=1, cutoff=cutoff)
-    return plain[found[0]] if found else None
-
-
-def _got(value: Any) -> str:
-    if value is None or isinstance(value, bool | int | float | str):
-        try:
-            return reprlib.repr(value)
-        except ValueError:  # an int too long to be written in decimal
-            return "a very large integer"
-    return f"a value of type {type(value).__name__}"
 
 
 class ToolParameter(Declaration):
@@ -263,7 +72,7 @@ class ToolParameter(Declaration):
         if given != cls.kind:
             right = CLASSES.get(given) if isinstance(given, str) else None
             raise ValueError(
-                f"type {_got(given)} does not belong to {cls.__name__}"
+                f"type {shown(given)} does not belong to {cls.__name__}"
                 + (f"; use {right.__name__}" if right else f"; the types are {', '.join(CLASSES)}")
             )
         return {**data, "type": cls.kind}
@@ -271,7 +80,7 @@ class ToolParameter(Declaration):
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if not self.name or self.name != self.name.strip():
-            raise ValueError(f"name must be text without spaces around it, got {_got(self.name)}")
+            raise ValueError(f"name must be text without spaces around it, got {shown(self.name)}")
         if contradiction := next(self._contradictions(), None):
             raise ValueError(contradiction)
         if self.required and self.default is not None:
@@ -312,7 +121,7 @@ class StringParameter(ToolParameter):
     def _contradictions(self) -> Iterator[str]:
         yield from _crossed("min_length", self.min_length, "max_length", self.max_length)
         if self.pattern is not None and not (_is_regex(self.pattern) and _is_regex(self._shape()["pattern"])):
-            yield f"pattern {_got(self.pattern)} is not a regular expression of JSON Schema (ECMA 262)"
+            yield f"pattern {shown(self.pattern)} is not a regular expression of JSON Schema (ECMA 262)"
         if self.enum is not None:
             yield from self._enum_contradictions(self.enum)
 
@@ -320,7 +129,7 @@ class StringParameter(ToolParameter):
         if not enum:
             yield "enum must list at least one text"
         if twice := next((text for n, text in enumerate(enum) if text in enum[:n]), None):
-            yield f"enum has {_got(twice)} twice"
+            yield f"enum has {shown(twice)} twice"
         others = {key: value for key, value in self._shape().items() if key != "enum"}
         if len(others) > 1:
             for text in enum:
@@ -367,18 +176,16 @@ def parameter_from(value: Any, name: str | None = None) -> ToolParameter:
     if isinstance(value, ToolParameter):
         return value
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigurationError(
-            f"a parameter must be a ToolParameter or a mapping with a 'type', got {_got(value)}"
-        )
+        raise ConfigurationError(f"a parameter must be a ToolParameter or a mapping with a 'type', got {shown(value)}")
     data = dict(value) if name is None else {"name": name, **value}
     kind = data.get("type", "")
     if kind is None:
         return ToolParameter(**data)
     if not isinstance(kind, str) or kind not in CLASSES:
         near = nearest(kind, CLASSES) if isinstance(kind, str) else None
-        said = f"has type {_got(kind)}" if "type" in data else "has no 'type'"
+        said = f"has type {shown(kind)}" if "type" in data else "has no 'type'"
         raise ConfigurationError(
-            f"parameter {_got(data.get('name'))} {said}; "
+            f"parameter {shown(data.get('name'))} {said}; "
             + (f"did you mean {near!r}?" if near else f"the types are {', '.join(CLASSES)}")
         )
     return CLASSES[kind](**data)
@@ -399,11 +206,11 @@ def _properties(value: Any) -> dict[str, ToolParameter] | None:
         _refuse_duplicates(found)
         return {parameter.name: parameter for parameter in found}
     if not isinstance(value, Mapping):
-        raise ValueError(f"must map names to parameters, got {_got(value)}")
+        raise ValueError(f"must map names to parameters, got {shown(value)}")
     named = {key: parameter_from(item, key) for key, item in value.items()}
     for key, parameter in named.items():
         if parameter.name != key:
-            raise ValueError(f"{_got(key)} holds a parameter named {parameter.name!r}; make them the same")
+            raise ValueError(f"{shown(key)} holds a parameter named {parameter.name!r}; make them the same")
     return named
 
 
@@ -411,7 +218,7 @@ def _options(value: Any) -> list[ToolParameter] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"must be a list of at least one ObjectParameter, got {_got(value)}")
+        raise ValueError(f"must be a list of at least one ObjectParameter, got {shown(value)}")
     return [parameter_from(item, f"option {n}") for n, item in enumerate(value, 1)]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from toolpost.authoring.parameters import CLASSES, CREDENTIAL, ToolParameter, nearest
+from toolpost.authoring.declaration import CREDENTIAL, nearest
+from toolpost.authoring.parameters import CLASSES, ToolParameter
 from toolpost.authoring.specs import (
     DatabaseProvider,
     DbToolSpec,

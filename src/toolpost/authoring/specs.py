@@ -12,19 +12,17 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, SecretStr, StrictBool, field_validator, model_validator
 
 from toolpost.authoring.binding import is_leaf
-from toolpost.authoring.parameters import (
+from toolpost.authoring.declaration import (
     CREDENTIAL,
-    AnyParameter,
     Declaration,
     Integer,
     Json,
     NotNegative,
     Positive,
     as_json,
-    coercions,
     nearest,
-    parameters_to_json_schema,
 )
+from toolpost.authoring.parameters import AnyParameter, coercions, parameters_to_json_schema
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import NAME, Body, DbBody, FunctionBody, HttpBody, ToolDefinition
 from toolpost.calls.errors import ConfigurationError

@@ -7,10 +7,22 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from toolpost import Hints, JsonSchema, SchemaError, Screening, Tool, ToolDefinition, ToolError
+from toolpost import (
+    Hints,
+    InputValidationError,
+    JsonSchema,
+    SchemaError,
+    Screening,
+    Tool,
+    ToolDefinition,
+    ToolError,
+)
+from toolpost import parse_json as read_json
 from toolpost.toolbox.refusals import quoted, refused
-from toolpost.toolbox.strict_json import MAX_DEPTH, NotStrictJson, parse
 from toolpost.toolbox.urls import find_urls
+
+MAX_DEPTH: Final = 128
+"""How deep a JSON text may be nested; what comes out has to fit into a result."""
 
 MAX_URLS: Final = 10_000
 """The most URLs one call gives."""
@@ -26,9 +38,11 @@ def parse_json(text: str, schema: Any = None, pointer: str | None = None) -> dic
     steps = None if pointer is None else _steps(pointer)
     checked = None if schema is None else _schema(schema)
     try:
-        value = parse(text)
-    except NotStrictJson as exc:
-        return {"valid": False, "value": None, "errors": [exc.problem]}
+        value = read_json(text, max_depth=MAX_DEPTH)
+    except InputValidationError as exc:
+        (problem,) = exc.errors()
+        error = {name: problem[name] for name in ("path", "type", "msg", "line", "column") if name in problem}
+        return {"valid": False, "value": None, "errors": [error]}
     found = [] if checked is None else checked.problems(value)
     errors = [{name: problem[name] for name in _OF_A_PROBLEM if name in problem} for problem in found]
     if steps is not None:

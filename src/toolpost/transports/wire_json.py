@@ -22,17 +22,17 @@ class _Refused(ValueError):
     """A value that JSON's grammar lets pass and we do not; _scan finds its place and says which."""
 
 
-def parse_json(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) -> Any:
+def parse_json(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text (RFC 8259), read strictly; a byte order mark is tolerated.
 
     Raises InputValidationError, whose errors() give path, line, column and offset (in characters, in bytes
     where the text is not UTF-8), for: syntax errors, a key given twice in one object, NaN and Infinity,
     numbers that are no finite double or no 64-bit integer, half a surrogate pair, invalid UTF-8, more than
-    200 levels, more than max_bytes.
+    max_depth levels, more than max_bytes.
     """
     source = _unicode(text, max_bytes)
-    if source.count("[") + source.count("{") > MAX_DEPTH:
-        _check_depth(source)
+    if source.count("[") + source.count("{") > max_depth:
+        _check_depth(source, max_depth)
     try:
         value = _DECODER.decode(source)
     except json.JSONDecodeError as exc:
@@ -43,7 +43,7 @@ def parse_json(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES) -> 
         _scan(source)
         raise
     except RecursionError:
-        _refuse(source, 0, "json_depth", "nested too deeply", expected=f"at most {MAX_DEPTH} levels", got="more")
+        _refuse(source, 0, "json_depth", "nested too deeply", expected=f"at most {max_depth} levels", got="more")
     if _SURROGATE.search(source):
         _scan(source)
     return value
@@ -71,14 +71,14 @@ def _unicode(text: str | bytes | bytearray, max_bytes: int) -> str:
         _refuse("", exc.start, "json_encoding", what, expected="UTF-8", got=got)
 
 
-def _check_depth(source: str) -> None:
+def _check_depth(source: str, max_depth: int) -> None:
     depth = 0
     for token in _NESTING.finditer(source):
         character = source[token.start()]
         if character in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                expected = f"at most {MAX_DEPTH} levels"
+            if depth > max_depth:
+                expected = f"at most {max_depth} levels"
                 what = f"nested too deeply: {expected} are read"
                 _refuse(source, token.start(), "json_depth", what, expected=expected, got="more")
         elif character != '"':
