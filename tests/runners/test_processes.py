@@ -6,7 +6,6 @@ import functools
 import importlib
 import math
 import os
-import pickle
 import re
 import select
 import signal
@@ -182,19 +181,6 @@ def decorated(n: int) -> int:
     return n + 1
 
 
-def hiding(func: Callable[..., int]) -> Callable[..., int]:
-    def wrapper(n: int) -> int:
-        return func(n)
-
-    wrapper.__qualname__, wrapper.__module__ = func.__qualname__, func.__module__
-    return wrapper
-
-
-@hiding
-def hidden(n: int) -> int:
-    return n
-
-
 def through_pipeline(func: Callable[..., Any]) -> Callable[..., Any]:
     """As the declaring decorators do: a direct call would go through an executor."""
 
@@ -239,12 +225,6 @@ class Counter:
 
 class Sub(Counter):
     pass
-
-
-class Unpicklable(Counter):
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.lock = threading.Lock()
 
 
 # -- what the tests share ---------------------------------------------------------------------------------------------
@@ -468,33 +448,6 @@ def test_a_worker_finds(warm, func, kwargs, value):
         return
 
     assert call(warm, func, **kwargs) == value
-
-
-def local_function() -> Callable[[], int]:
-    def inner() -> int:
-        return 1
-
-    return inner
-
-
-@pytest.mark.parametrize(
-    ("func", "named"),
-    [
-        pytest.param(lambda: 1, "<lambda>", id="lambda"),
-        pytest.param(local_function(), "local_function.<locals>.inner", id="local function"),
-        pytest.param(functools.partial(lambda: 1), "partial", id="partial of a lambda"),
-        pytest.param(Unpicklable().next, "Unpicklable cannot be pickled", id="method of what cannot be pickled"),
-        pytest.param(hidden, "hidden", id="hidden by its decorator"),
-    ],
-)
-def test_what_a_worker_cannot_find_is_refused_when_it_is_registered(func, named):
-    if func is hidden:
-        func = hidden.__closure__[0].cell_contents  # type: ignore[attr-defined]  # the function under the decorator
-
-    with pytest.raises(ConfigurationError, match=r'cannot run in a worker process.*runs_in="thread"') as caught:
-        Target.of(func)
-
-    assert named in str(caught.value)
 
 
 @pytest.fixture
@@ -1066,10 +1019,3 @@ def test_an_open_pool_does_not_keep_the_interpreter_from_exiting(tmp_path):
 
     assert ran.stderr == ""
     assert ended(int(ran.stdout))
-
-
-def test_a_target_is_a_value_that_can_travel():
-    target = Target.of(add)
-
-    assert pickle.loads(pickle.dumps(target)) == target
-    assert target.name.endswith("test_processes.add")

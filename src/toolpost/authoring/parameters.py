@@ -42,7 +42,7 @@ class ToolParameter(Declaration):
     required: StrictBool = False
     default: Json = None
     deprecated: StrictBool = False
-    examples: list[Json] = []
+    examples: list[Json] = Field(default_factory=list)
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema (2020-12) of one argument, with its description, default and examples."""

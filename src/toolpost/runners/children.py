@@ -94,6 +94,7 @@ class Job:
                 logger.exception("a listener failed while %s ran", self.target.name)
 
     def fail(self, error: BaseException) -> None:
+        """End this call with an error."""
         self.state = "done"
         self.error = error
 
@@ -106,6 +107,7 @@ class Job:
             self.fail(self.error or OperationError(f"{self.target.name}: its worker process {_end_of(code)}"))
 
     def late(self, timeout_s: float | None, sure: bool, max_workers: int) -> ToolTimeoutError:
+        """The error of a call that did not end in time; sure: its process is known to be gone."""
         limit = "the deadline" if timeout_s is None else f"{timeout_s:g} s"
         if self.state == "cancelled":
             error = ToolTimeoutError(
@@ -125,6 +127,7 @@ class Job:
         return error
 
     def outcome(self) -> Any:
+        """What the body returned; raises what it raised, or why there is no answer."""
         error, self.error = self.error, None
         try:
             if error is not None:
@@ -277,16 +280,19 @@ class Child:
             )
 
     def has_exited(self) -> bool:
+        """Whether the process has ended, which leaves it to be reaped."""
         try:
             return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return True  # someone else reaped it
 
     def reap(self) -> int:
+        """Take the exit code of a process that has ended; its number may then become another's."""
         self._reaped = True
         return self.process.wait()
 
     def close(self) -> None:
+        """Close this side of the channel and of the lifeline."""
         self.channel.close()
         os.close(self._lifeline)
 
