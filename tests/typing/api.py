@@ -1,0 +1,88 @@
+"""The public API as its users see it: never run, only type-checked."""
+
+from collections.abc import Awaitable
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+import toolpost
+from toolpost import (
+    BaseTool,
+    Cache,
+    ExecutorConfig,
+    InputValidationError,
+    Tool,
+    ToolCall,
+    ToolContext,
+    ToolDefinition,
+    ToolExecutor,
+    ToolResult,
+    cache_result,
+    create_tool_call,
+    decode_calls,
+    run_in_executor,
+    validate_input,
+)
+from toolpost.testing import FakeClock, Recorder, executor_for
+
+
+class Numbers(BaseTool):
+    class AddSchema(BaseModel):
+        a: int
+        b: int
+
+    @cache_result(ttl=60)
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    @run_in_executor
+    def slow(self, n: int) -> str:
+        return str(n)
+
+    @validate_input(AddSchema)
+    async def later(self, a: int, b: int) -> int:
+        return a + b
+
+
+numbers = Numbers({"cache_size": 5})
+assert_type(numbers.add(1, b=2), int)
+assert_type(numbers.slow(n=1), str)
+assert_type(numbers.run("add", a=1, b=2), Any)
+
+
+@Tool(name="Typed.Double", cache=Cache(ttl_s=5), timeout_seconds=3)
+def double(n: int, ctx: ToolContext) -> int:
+    ctx.progress(1, 2, "half")
+    assert_type(ctx.remaining_s(), float | None)
+    return 2 * n
+
+
+assert_type(double(2, ToolContext()), int)
+
+executor = ToolExecutor(ExecutorConfig(cache_size=3), observers=[Recorder()], timeout=3)
+assert_type(executor.add(double), list[ToolDefinition])
+assert_type(executor.get_available_tools(), list[str])
+call: ToolCall = create_tool_call("Typed.Double", {"n": 1}, user_id="ann")
+
+
+async def use() -> None:
+    result = await executor.execute_tool_call(call)
+    assert_type(result, ToolResult)
+    assert_type(result.success, bool)
+    assert_type(await executor.execute_tool_calls([call]), list[ToolResult])
+    async for index, streamed in executor.stream_tool_calls(iter([call])):
+        assert_type(index, int)
+        assert_type(streamed, ToolResult)
+    later: Awaitable[int] = numbers.later(1, 2)
+    assert_type(await later, int)
+    assert_type(decode_calls("[]"), list[ToolCall])
+    try:
+        await executor.call("Typed.Double", n="x")
+    except InputValidationError as error:
+        assert_type(error.errors(), list[dict[str, Any]])
+    except toolpost.TimeoutError as late:
+        assert_type(late.status, int)
+
+
+with executor_for(double, clock=FakeClock()) as tested:
+    assert_type(tested, ToolExecutor)
