@@ -133,6 +133,7 @@ def _row(contender: Contender | Missing, samples: dict[str, list[float]], median
         return row | {"status": contender.why}
     times, median = samples[contender.name], medians[contender.name]
     floor = medians.get(contender.floor or "")
+    quiet_floor = None if floor is None else min(samples[contender.floor or ""])
     above = medians.get(contender.below or "")
     ratio = None if floor is None else median / floor
     held = []
@@ -148,6 +149,7 @@ def _row(contender: Contender | Missing, samples: dict[str, list[float]], median
         "max_us": max(times) * 1e6,
         "floor": contender.floor,
         "ratio": ratio,
+        "ratio_of_mins": None if quiet_floor is None else min(times) / quiet_floor,
         "bar": contender.bar,
         "below": contender.below,
         "within": all(held) if held else None,
@@ -156,15 +158,15 @@ def _row(contender: Contender | Missing, samples: dict[str, list[float]], median
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Rows as text for a terminal."""
-    lines = [f"{'contender':<32} {'clock':<5} {'us median':>10} {'min':>9} {'ratio':>7}  {'of':<24} bar"]
+    lines = [f"{'contender':<32} {'clock':<5} {'us median':>10} {'min':>9} {'ratio':>7} {'of mins':>8}  {'to':<24} bar"]
     for row in found:
         if row["status"] != "measured":
             lines.append(f"{row['name']:<32} {row['status']}")
             continue
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        ratio, quiet = ("" if r is None else f"{r:.2f}" for r in (row["ratio"], row["ratio_of_mins"]))
         verdict = {True: "ok", False: "OVER", None: ""}[row["within"]]
         lines.append(
-            f"{row['name']:<32} {row['clock']:<5} {row['median_us']:>10.2f} {row['min_us']:>9.2f} {ratio:>7}  "
+            f"{row['name']:<32} {row['clock']:<5} {row['median_us']:>10.2f} {row['min_us']:>9.2f} {ratio:>7} {quiet:>8}  "
             f"{row['floor'] or '':<24} {_bar(row)} {verdict}".rstrip()
         )
     return "\n".join(lines)

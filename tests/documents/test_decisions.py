@@ -106,7 +106,7 @@ def slow() -> Iterator[SlowTool]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until the condition holds."""
-    while not condition():  # noqa: ASYNC110 - nobody could set an event
+    while not condition():
         await asyncio.sleep(0)
 
 
