@@ -166,8 +166,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         ratio, quiet = ("" if r is None else f"{r:.2f}" for r in (row["ratio"], row["ratio_of_mins"]))
         verdict = {True: "ok", False: "OVER", None: ""}[row["within"]]
         lines.append(
-            f"{row['name']:<32} {row['clock']:<5} {row['median_us']:>10.2f} {row['min_us']:>9.2f} {ratio:>7} {quiet:>8}  "
-            f"{row['floor'] or '':<24} {_bar(row)} {verdict}".rstrip()
+            f"{row['name']:<32} {row['clock']:<5} {row['median_us']:>10.2f} {row['min_us']:>9.2f} "
+            f"{ratio:>7} {quiet:>8}  {row['floor'] or '':<24} {_bar(row)} {verdict}".rstrip()
         )
     return "\n".join(lines)
 

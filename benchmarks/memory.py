@@ -29,6 +29,9 @@ from toolpost import BaseTool, ToolCall, ToolExecutionError, ToolExecutor, cache
 STEPS = 10
 JUDGED_CALLS = 100_000
 """Fewer calls show start-up, not growth, and are not judged."""
+WARM_CALLS = 25_600
+"""Calls before the first look, where the scenario is judged: the history of recent calls and the counters of its tools,
+10,000 of each, are full then."""
 RSS_BAR_MB = 0.5
 BLOCKS_BAR = 1_000
 """Growth per 100,000 calls that still counts as flat: 5 bytes a call, and one object in a hundred calls."""
@@ -135,40 +138,42 @@ SCENARIOS: dict[str, tuple[str, Calls, float]] = {
 
 
 def flatness(name: str, calls: int) -> dict[str, Any]:
-    """Run one scenario here. After each tenth: the resident memory, and the blocks that Python's allocator gave out.
+    """Run one scenario here; after a warm-up and each step look at resident memory and at the allocator's blocks.
 
     A block is an object or a part of one, up to 512 bytes; what is larger shows in the resident memory.
     """
     what, make_calls, share = SCENARIOS[name]
+    judged = calls * share >= JUDGED_CALLS
     step = max(1, int(calls * share) // STEPS // PERIOD) * PERIOD
+    warm = max(step, WARM_CALLS) if judged else step
     started = time.perf_counter()
     resident: list[float] = []
     blocks: list[int] = []
     with ToolExecutor() as executor, asyncio.Runner() as runner:
         tool = Math()
         executor.add(tool)
-        for i in range(STEPS + 1):  # the first fills caches, histories and pools, and is not looked at
-            runner.run(_awaited(make_calls(executor, tool, range(i * step, (i + 1) * step))))
+        done = 0
+        for count in [warm, *[step] * STEPS]:
+            runner.run(_awaited(make_calls(executor, tool, range(done, done + count))))
             gc.collect()
-            if i:
-                blocks.append(sys.getallocatedblocks())
-                resident.append(rss_mb())
+            done += count
+            blocks.append(sys.getallocatedblocks())
+            resident.append(rss_mb())
     took_s = time.perf_counter() - started
-    between = step * (STEPS - 1) / 100_000
-    rss_growth = (resident[-1] - resident[0]) / between
-    block_growth = (blocks[-1] - blocks[0]) / between
-    made = step * (STEPS + 1)
+    hundred_thousands = step * STEPS / 100_000
+    rss_growth = (resident[-1] - resident[0]) / hundred_thousands
+    block_growth = (blocks[-1] - blocks[0]) / hundred_thousands
     return {
         "name": name,
         "what": what,
-        "calls": made,
+        "calls": done,
         "took_s": took_s,
-        "us_a_call": took_s / made * 1e6,
+        "us_a_call": took_s / done * 1e6,
         "rss_mb": resident,
         "blocks": blocks,
         "rss_growth_mb_per_100k": rss_growth,
         "block_growth_per_100k": block_growth,
-        "flat": rss_growth <= RSS_BAR_MB and block_growth <= BLOCKS_BAR if made >= JUDGED_CALLS else None,
+        "flat": rss_growth <= RSS_BAR_MB and block_growth <= BLOCKS_BAR if judged else None,
     }
 
 

@@ -179,7 +179,7 @@ def test_memory_looks_at_both_kinds_of_growth_and_at_the_peak_of_a_batch(tmp_pat
 
     [scenario], [batch] = found["scenarios"], found["batches"]
     assert (scenario["name"], scenario["calls"], scenario["flat"]) == ("run_async", 2816, None)
-    assert len(scenario["rss_mb"]) == len(scenario["blocks"]) == 10
+    assert len(scenario["rss_mb"]) == len(scenario["blocks"]) == 11
     assert {"rss_growth_mb_per_100k", "block_growth_per_100k", "took_s"} <= set(scenario)
     assert (batch["name"], batch["items"]) == ("execute_batch", 20)
     assert batch["peak_mb"] > 0

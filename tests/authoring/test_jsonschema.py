@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from toolpost.authoring.jsonschema import (
-    MAX_DEPTH,
-    MAX_STEPS,
-    JsonSchema,
-    ParameterValidator,
-    parameters_schema,
-)
+from toolpost.authoring.documents import MAX_STEPS
+from toolpost.authoring.jsonschema import MAX_DEPTH, JsonSchema, ParameterValidator, parameters_schema
 from toolpost.authoring.problems import CODES, MAX_PROBLEMS
 from toolpost.calls.errors import InputValidationError, SchemaError
 

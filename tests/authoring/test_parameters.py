@@ -7,8 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.authoring.parameters import (
     ArrayParameter,
@@ -143,9 +142,7 @@ def test_one_of_adds_its_properties_to_those_of_the_object() -> None:
         name="payment",
         properties={"amount": NumericParameter(name="amount", required=True)},
         oneOf=[
-            ObjectParameter(
-                name="card", properties={"number": StringParameter(name="number", required=True)}
-            ),
+            ObjectParameter(name="card", properties={"number": StringParameter(name="number", required=True)}),
             ObjectParameter(name="bank", properties={"iban": StringParameter(name="iban", required=True)}),
         ],
     )
@@ -257,9 +254,7 @@ def test_a_contradiction_is_refused_when_it_is_declared(make: Any, said: str) ->
         make()
 
     assert f"{said}" in str(caught.value)
-    assert (
-        "Parameter 'x'" in str(caught.value) or "Parameter:" in str(caught.value) or said.startswith("name")
-    )
+    assert "Parameter 'x'" in str(caught.value) or "Parameter:" in str(caught.value) or said.startswith("name")
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,13 @@ import uuid
 from typing import Annotated, Any, Literal, NoReturn
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError
 
 from toolpost.authoring.problems import (
     CODES,
     MAX_PROBLEMS,
     broken,
-    condense,
-    from_pydantic,
     kind,
     listed,
     missing,
@@ -26,13 +23,14 @@ from toolpost.authoring.problems import (
     pointer,
     problem,
     problems,
-    secret_name,
     sentence,
-    show,
     unknown,
     wrong_format,
     wrong_kind,
 )
+from toolpost.authoring.pydantic_errors import from_pydantic
+from toolpost.authoring.showing import secret_name, show
+from toolpost.authoring.unions import condense
 from toolpost.calls.errors import InputValidationError, Problem
 
 FORBID = ConfigDict(extra="forbid")

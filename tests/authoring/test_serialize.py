@@ -8,8 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.authoring import serialize
 from toolpost.authoring.parameters import (
@@ -92,9 +91,7 @@ leaves: st.SearchStrategy[ToolParameter] = st.one_of(
     made(IntegerParameter, min=st.none() | st.integers(max_value=0), max=st.none() | st.integers(0)),
     made(BooleanParameter),
     made(ToolParameter),
-    st.builds(
-        IntegerParameter, name=names, default=st.integers(), examples=st.lists(st.integers(), max_size=2)
-    ),
+    st.builds(IntegerParameter, name=names, default=st.integers(), examples=st.lists(st.integers(), max_size=2)),
     st.builds(ToolParameter, name=names, default=json_values),
 )
 
@@ -202,9 +199,7 @@ def test_secrets_are_left_out_and_given_again_when_reading() -> None:
     text = tool_to_json(spec)
 
     assert "hunter2" not in text
-    with pytest.raises(
-        ToolSerializationError, match="needs 'password', which is never written; give it by secrets"
-    ):
+    with pytest.raises(ToolSerializationError, match="needs 'password', which is never written; give it by secrets"):
         tool_from_json(text)
     secrets = {"password": "hunter2", "connection_string": "postgresql://clerk:hunter2@db/shop"}
     assert tool_from_json(text, secrets=secrets) == spec
@@ -313,9 +308,7 @@ def test_a_class_that_would_be_read_as_another_is_not_written() -> None:
         tool_to_dict(Special(**COMMON))
     with pytest.raises(ToolSerializationError, match="a ToolSpec cannot be read again"):
         tool_to_dict(ToolSpec(**COMMON, tool_type=ToolType.HTTP))
-    with pytest.raises(
-        ToolSerializationError, match="a DbToolSpec of driver 'dynamodb' cannot be read again"
-    ):
+    with pytest.raises(ToolSerializationError, match="a DbToolSpec of driver 'dynamodb' cannot be read again"):
         tool_to_dict(DbToolSpec(**COMMON))
 
 

@@ -173,13 +173,9 @@ def test_each_spec_has_its_own_fields_and_defaults(
 
 
 def test_the_tool_type_may_be_said_and_must_be_right() -> None:
-    assert (
-        function_spec(tool_type=ToolType.FUNCTION) == function_spec(tool_type="function") == function_spec()
-    )
+    assert function_spec(tool_type=ToolType.FUNCTION) == function_spec(tool_type="function") == function_spec()
 
-    with pytest.raises(
-        ConfigurationError, match="tool_type must be 'function' here; for 'http' use HttpTool"
-    ):
+    with pytest.raises(ConfigurationError, match="tool_type must be 'function' here; for 'http' use HttpTool"):
         function_spec(tool_type=ToolType.HTTP)
 
 
@@ -297,9 +293,7 @@ def test_a_wrong_spec_is_refused_when_it_is_made(changes: dict[str, Any], said: 
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(
-        ConfigurationError, match="FunctionToolSpec 'a': needs 'description'; needs 'parameters'"
-    ):
+    with pytest.raises(ConfigurationError, match="FunctionToolSpec 'a': needs 'description'; needs 'parameters'"):
         FunctionToolSpec.model_validate({"id": "a", "tool_name": "a"})
 
 

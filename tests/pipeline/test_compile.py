@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from toolpost import Cache, RateLimit, Screening, Timeout, Tool, ToolExecutionError, create_tool_call
 from toolpost.calls.policies import Policies

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from toolpost import BaseTool, ToolTimeoutError, create_tool_call
+from toolpost import BaseTool, OperationError, ToolTimeoutError, create_tool_call
 from toolpost.testing import FakeClock, executor_for
 
 
@@ -255,3 +255,63 @@ def test_an_async_body_run_by_a_blocking_caller_is_cancelled_too(tool):
             tool.run("waits")
 
     assert caught.value.outcome == "stopped"
+
+
+class Stubborn(BaseTool):
+    async def breaks_while_cleaning_up(self) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise ConnectionError("lost while closing") from None
+
+    async def raises_generator_exit(self, late: bool) -> None:
+        if late:
+            await asyncio.sleep(0)
+        raise GeneratorExit
+
+
+async def test_an_error_while_cleaning_up_after_the_deadline_is_a_timeout_with_that_cause():
+    clock = FakeClock()
+    with executor_for(clock=clock, timeout=1.0) as executor:
+        tool = Stubborn()
+        tool._executor = executor
+        call = asyncio.ensure_future(tool.run_async("breaks_while_cleaning_up"))
+        await when_waiting(clock)
+        clock.advance(1.0)
+
+        with pytest.raises(ToolTimeoutError) as caught:
+            await call
+
+    assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("timeout", [5.0, None])
+async def test_a_body_that_raises_generator_exit_fails_like_any_other(late, timeout):
+    with executor_for(timeout=timeout) as executor:
+        tool = Stubborn()
+        tool._executor = executor
+
+        with pytest.raises(OperationError, match="GeneratorExit"):
+            await tool.run_async("raises_generator_exit", late=late)
+
+
+async def test_without_a_deadline_a_suspended_body_goes_on_to_its_end_or_its_cancellation():
+    class Patient(BaseTool):
+        async def waits(self, n: int) -> int:
+            for _ in range(n):
+                await asyncio.sleep(0)
+            return n
+
+    clock = FakeClock()
+    with executor_for(clock=clock, timeout=None) as executor:
+        tool = Patient()
+        tool._executor = executor
+        assert await tool.run_async("waits", n=3) == 3
+        assert clock.waiting == 0
+
+        call = asyncio.ensure_future(tool.run_async("waits", n=10**9))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call

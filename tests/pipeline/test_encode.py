@@ -10,8 +10,7 @@ import uuid
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import BaseModel
 
 from toolpost import OutputValidationError, Tool, create_tool_call

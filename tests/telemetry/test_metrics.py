@@ -4,8 +4,7 @@ import math
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.telemetry.metrics import (
     MAX_ERROR_CODES,

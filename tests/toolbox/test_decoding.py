@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from tempfile import TemporaryFile
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost import InputValidationError, ToolError
 from toolpost.toolbox.decoding import CODECS, Part, codec_named, read_part

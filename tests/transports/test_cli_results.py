@@ -6,8 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.calls.errors import ConfigurationError
 from toolpost.transports.cli_results import MAX_NAMES, Results, ResultsFile, Summary, open_results

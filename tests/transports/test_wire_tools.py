@@ -8,8 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from toolpost.calls import FunctionBody, Hints, ToolDefinition
 from toolpost.calls.errors import ConfigurationError

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, Required
 
-from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeAdapter
+from pydantic import BaseModel, ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 from pydantic_core import SchemaValidator, ValidationError
@@ -65,9 +65,9 @@ class TypedCheck:
             values = self._lenient(arguments)
             return values if self._finish is None else self._finish(values)
         except ValidationError as exc:
-            from toolpost.authoring.problems import from_pydantic
+            from toolpost.authoring.pydantic_errors import from_pydantic
 
-            raise InputValidationError(problems=from_pydantic(exc, self._names)) from None
+            raise InputValidationError(problems=from_pydantic(exc, self._names, arguments=arguments)) from None
         except Exception as exc:
             raise InputValidationError(f"Parameter validation failed: {type(exc).__name__}: {exc}") from exc
 
@@ -195,7 +195,7 @@ def from_signature(
     try:
         adapter = TypeAdapter(shape)
         core = adapter.core_schema
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as exc:
+    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as exc:
         raise ConfigurationError(f"{name}: a parameter's annotation cannot be checked: {exc}") from exc
     optional = frozenset(n for n, f in fields.items() if f.__origin__ is NotRequired)
     with warnings.catch_warnings():
@@ -221,10 +221,20 @@ def returns_of(func: Callable[..., Any]) -> dict[str, Any] | None:
     if annotation is None or not (is_model or typing.is_typeddict(annotation)):
         return None
     try:
-        schema = TypeAdapter(annotation).json_schema(mode="serialization", schema_generator=_PlainJsonSchema)
+        shape = annotation if is_model else _portable(annotation)
+        schema = TypeAdapter(shape).json_schema(mode="serialization", schema_generator=_PlainJsonSchema)
     except Exception:  # a result type without a JSON form is simply not declared
         return None
     return schema
+
+
+def _portable(typed_dict: Any) -> Any:
+    """A TypedDict as pydantic takes it on every Python: typing's own has lost which keys are required before 3.12."""
+    hints = typing.get_type_hints(typed_dict, include_extras=True)
+    required: frozenset[str] = typed_dict.__required_keys__
+    return _TypedDict(
+        typed_dict.__name__, {k: Required[h] if k in required else NotRequired[h] for k, h in hints.items()}
+    )
 
 
 def annotations_of(func: Callable[..., Any]) -> dict[str, Any]:

@@ -215,9 +215,7 @@ def _plain(spec: ToolSpec, field: str, value: Any) -> Any:
         return {key: _plain(spec, field, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(spec, field, item) for item in value]
-    raise ToolSerializationError(
-        f"{spec.tool_name}: {field} holds a {type(value).__name__}, which is not data"
-    )
+    raise ToolSerializationError(f"{spec.tool_name}: {field} holds a {type(value).__name__}, which is not data")
 
 
 def _parameter(spec: ToolSpec, field: str, value: ToolParameter) -> dict[str, Any]:

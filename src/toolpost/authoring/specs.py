@@ -217,9 +217,7 @@ class ToolSpec(Declaration):
 
     def _no_function(self, func: Callable[..., Any] | None) -> None:
         if func is not None:
-            raise ConfigurationError(
-                f"{self.tool_name}: {type(self).__name__} runs no function; use FunctionToolSpec"
-            )
+            raise ConfigurationError(f"{self.tool_name}: {type(self).__name__} runs no function; use FunctionToolSpec")
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -233,9 +231,7 @@ class ToolSpec(Declaration):
         data = dict(data)
         returns = data.pop("returns")
         if data.setdefault("return_type", returns) != returns:
-            raise ValueError(
-                "returns and return_type are two names of one field and differ; give one of them"
-            )
+            raise ValueError("returns and return_type are two names of one field and differ; give one of them")
         return data
 
     @field_validator("tool_type")
@@ -247,9 +243,7 @@ class ToolSpec(Declaration):
                 ToolType.HTTP: HttpToolSpec,
                 ToolType.DB: DbToolSpec,
             }
-            raise ValueError(
-                f"must be {cls.kind.value!r} here; for {value.value!r} use {right[value].__name__}"
-            )
+            raise ValueError(f"must be {cls.kind.value!r} here; for {value.value!r} use {right[value].__name__}")
         return value
 
     @field_validator("tool_name")
@@ -257,8 +251,7 @@ class ToolSpec(Declaration):
     def _legal_name(cls, value: str) -> str:
         if not NAME.match(value):
             raise ValueError(
-                "must be 1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.', "
-                f"got {value[:140]!r}"
+                f"must be 1 to 128 letters, digits, '_', '-' or '.', not starting with '-' or '.', got {value[:140]!r}"
             )
         return value
 
@@ -380,9 +373,7 @@ class DbToolSpec(ToolSpec):
     @classmethod
     def _right_driver(cls, value: str) -> str:
         if cls.provider is not None and value != cls.provider:
-            raise ValueError(
-                f"must be {cls.provider.value!r} here; for {value[:40]!r} use another spec class"
-            )
+            raise ValueError(f"must be {cls.provider.value!r} here; for {value[:40]!r} use another spec class")
         return value
 
     @model_validator(mode="after")
@@ -392,13 +383,9 @@ class DbToolSpec(ToolSpec):
             if type(self) is not DbToolSpec:
                 raise ValueError(self._unknown(name))
             if self.driver in PROVIDERS:
-                raise ValueError(
-                    f"no field {name!r}; for driver {self.driver!r} use {PROVIDERS[self.driver]}"
-                )
+                raise ValueError(f"no field {name!r}; for driver {self.driver!r} use {PROVIDERS[self.driver]}")
             if near := nearest(name, self._names(), cutoff=0.85):
-                raise ValueError(
-                    f"no field {name!r}; did you mean {near!r}? If not, declare it in a subclass"
-                )
+                raise ValueError(f"no field {name!r}; did you mean {near!r}? If not, declare it in a subclass")
             extra[name] = _setting(name, value)
         return self
 
@@ -483,9 +470,7 @@ def _context_of(func: Callable[..., Any], tool: str) -> str | None:
     parameters = _parameters_of(func, tool)
     annotated = next((p.name for p in parameters if _is_context(p.annotation)), None)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    first = (
-        next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None) if not positional else positional[0]
-    )
+    first = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None) if not positional else positional[0]
     if first is None:
         raise _wrong(func, tool, "takes no argument")
     if first.name in (annotated, "ctx", "context"):

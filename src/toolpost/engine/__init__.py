@@ -70,11 +70,11 @@ class _Engine:
     def _run(
         self, executor: ToolExecutor, definition: ToolDefinition, raw: Any, record: Declared, kwargs: dict[str, Any]
     ) -> Any:
-        entry = executor._entry(definition)
-        inv = executor._enter(entry, kwargs)
+        entry = executor._entries.of(definition)
+        inv = entry.enter(kwargs)
         if inspect.iscoroutinefunction(raw) or (record.awaits_in_loop and _loop_runs()):
             return entry.handler(inv)
-        return executor._block(entry, inv)
+        return executor._entries.block(entry, inv)
 
 
 def _named(raw: Any, args: tuple[Any, ...], kwargs: dict[str, Any], skip: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds tools by reference: "module:attribute", "path/to/file.py:attribute", or the name of an entry point."""
+"""Finds tools in what stands for them: an object, a class, or a reference such as "module:attribute"."""
 
 from __future__ import annotations
 
@@ -8,15 +8,37 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from toolpost.authoring.base import BaseTool, definitions_of
+from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import ConfigurationError, PluginError
 
 GROUP = "toolpost.tools"
+
+
+def definitions_in(tool: Any) -> list[ToolDefinition]:
+    """The definitions of anything that is a tool, or stands for some."""
+    if isinstance(tool, ToolDefinition):
+        return [tool]
+    if isinstance(tool, str):
+        return definitions_in(load_attribute(tool))
+    definition = getattr(tool, "tool_definition", None)
+    if isinstance(definition, ToolDefinition):
+        return [definition]
+    if isinstance(tool, type) and issubclass(tool, BaseTool):
+        return definitions_of(tool())
+    if isinstance(tool, BaseTool):
+        return definitions_of(tool)
+    if isinstance(tool, (list, tuple, set, frozenset, Iterator)):
+        return [definition for item in tool for definition in definitions_in(item)]
+    name = getattr(tool, "__qualname__", type(tool).__name__)
+    hint = "put @Tool() on it" if callable(tool) else "give a BaseTool, a function with @Tool, or a ToolDefinition"
+    raise ConfigurationError(f"{name} is not a tool; {hint}")
 
 
 def load_attribute(reference: str) -> Any:

@@ -91,8 +91,8 @@ class BaseToolExecutor:
 
     def _compiled(self) -> Handler:
         executor = self._executor
-        if self._handler is None or self._epoch != executor._epoch:
-            epoch = executor._epoch
+        if self._handler is None or self._epoch != executor._entries.epoch:
+            epoch = executor._entries.epoch
             order = with_stages(screen, handed_for(self.spec))
             self._handler = compile(self.definition, executor._services, order)
             self._epoch = epoch

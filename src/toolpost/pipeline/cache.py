@@ -58,8 +58,10 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             return next(inv)  # no canonical form (not JSON, a number too large), so no key
         if b"null" in arguments and _has_nan(inv.arguments):
             return next(inv)
-        alone = inv.caller is ANONYMOUS and inv.task_id is None
-        key = (prefix, arguments) if alone else (prefix, scope_of(inv), arguments)
+        if inv.task_id is None and inv.caller is ANONYMOUS:
+            key: Hashable = (prefix, arguments)
+        else:
+            key = (prefix, scope_of(inv), arguments)
         value = get(key)
         if value is missing:
             return miss(inv, key)

@@ -27,7 +27,7 @@ async def within(work: Awaitable[Any], limit_s: float, services: Services, inv: 
 
 
 class Late:
-    """Awaits a coroutine that has suspended at parked, and raises ToolTimeoutError when limit_s seconds pass.
+    """Awaits a coroutine that has suspended at parked; ToolTimeoutError when limit_s seconds pass (None: never).
 
     The coroutine stays in the task that runs it. At the deadline it is cancelled; it then has the executor's
     cancel_grace_s to clean up, after which it is closed even if it swallows the cancellation. Cancelling the task from
@@ -37,7 +37,7 @@ class Late:
     __slots__ = ("_coro", "_inv", "_limit_s", "_parked", "_services")
 
     def __init__(
-        self, coro: Coroutine[Any, Any, Any], parked: Any, limit_s: float, services: Services, inv: Invocation
+        self, coro: Coroutine[Any, Any, Any], parked: Any, limit_s: float | None, services: Services, inv: Invocation
     ) -> None:
         self._coro, self._parked, self._limit_s = coro, parked, limit_s
         self._services, self._inv = services, inv
@@ -58,14 +58,15 @@ class Late:
             closing = True
             task.cancel()
 
-        alarm: Alarm = clock.alarm(max(0.0, self._limit_s), expire)
-        late = False
+        alarm: Alarm | None = None if self._limit_s is None else clock.alarm(max(0.0, self._limit_s), expire)
+        late = closed = False
         waiting = self._parked
         try:
             while True:
                 try:
                     sent = yield waiting
                 except GeneratorExit:
+                    closed = True
                     coro.close()
                     raise
                 except BaseException as thrown:
@@ -92,11 +93,23 @@ class Late:
             if late and task.cancelling() <= before:
                 raise self._error() from None
             raise
+        except GeneratorExit as raised:
+            if closed:
+                raise
+            raise RuntimeError("the body raised GeneratorExit") from raised
+        except ToolTimeoutError:
+            raise
+        except Exception as raised:
+            if not late:
+                raise
+            self._inv.on_timeout = "ran"
+            raise self._error() from raised
         finally:
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
 
     def _error(self) -> ToolTimeoutError:
-        return timed_out(self._limit_s, self._inv)
+        return timed_out(self._limit_s or 0.0, self._inv)
 
 
 def timed_out(limit_s: float, inv: Invocation) -> ToolTimeoutError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.definition import ToolDefinition
@@ -70,14 +69,14 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
                 except StopIteration as done:
                     value = done.value
                     parked = DONE
+                except GeneratorExit as raised:
+                    raise RuntimeError("the body raised GeneratorExit") from raised
             if parked is not DONE:
                 if inv.blocking:
                     coro.close()
                     raise EngineError("a blocking call met something that has to wait for an event loop")
-                if limit_s is None:
-                    value = await _Resumed(coro, parked)
-                else:
-                    value = await Late(coro, parked, limit_s - (stopwatch() - started), services, inv)
+                left_s = None if limit_s is None else limit_s - (stopwatch() - started)
+                value = await Late(coro, parked, left_s, services, inv)
             if inv.encode:
                 value = to_json(value)
             elif value.__class__ not in PLAIN:
@@ -112,31 +111,6 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     return handler
 
 
-class _Resumed:
-    """Goes on with a coroutine that has already suspended at parked."""
-
-    __slots__ = ("_coro", "_parked")
-
-    def __init__(self, coro: Coroutine[Any, Any, Any], parked: Any) -> None:
-        self._coro, self._parked = coro, parked
-
-    def __await__(self) -> Any:
-        coro, waiting = self._coro, self._parked
-        try:
-            while True:
-                try:
-                    sent = yield waiting
-                except GeneratorExit:
-                    coro.close()
-                    raise
-                except BaseException as thrown:
-                    waiting = coro.throw(thrown)
-                else:
-                    waiting = coro.send(sent)
-        except StopIteration as done:
-            return done.value
-
-
 def _passes_through(raised: BaseException, inv: Invocation) -> bool:
     """Whether an exception is not the tool's: the caller's own cancellation, or a person's interrupt."""
     if isinstance(raised, GeneratorExit):
@@ -165,18 +139,27 @@ def _translated(
     elif isinstance(raised, (asyncio.CancelledError, GeneratorExit)) and not from_body(raised):
         late = limit_s is not None and inv.blocking
         error = timed_out(limit_s or 0.0, inv) if late else CallCancelledError("the call was cancelled")
+        if not inv.ran:
+            error.outcome = "not_run"
+    elif not inv.ran:
+        error = EngineError(f"a check of this call failed, so it was refused: {_said(raised)}")
     else:
-        what = type(raised).__name__
-        said = str(raised)[:2000]
-        operation = tool.operation or tool.name
-        error = OperationError(
-            f"Error executing {operation}: {what}: {said}" if said else f"Error executing {operation}: {what}"
-        )
+        error = OperationError(f"Error executing {tool.operation or tool.name}: {_said(raised)}")
     if error.tool is None:
         error.tool = tool.name
     if inv.ran and error.outcome == "not_run" and not isinstance(error, ToolTimeoutError):
         error.outcome = "ran"
     return error
+
+
+def _said(raised: BaseException) -> str:
+    """An exception's kind and what it says, at most 2,000 characters; some cannot even be written."""
+    kind = type(raised).__name__
+    try:
+        text = str(raised)[:2000]
+    except Exception:
+        return kind
+    return f"{kind}: {text}" if text else kind
 
 
 def _tell_failure(

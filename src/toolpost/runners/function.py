@@ -166,7 +166,7 @@ def _in_thread(func: Callable[..., Any], arguments: Arguments | None, resources:
 
 
 def _in_process(body: FunctionBody, arguments: Arguments | None, resources: Resources) -> Runs:
-    from toolpost.runners.processes import Target
+    from toolpost.runners.targets import Target
 
     target = Target.of(body.func, takes_mapping=body.takes_mapping)
     clock = resources.clock

@@ -59,7 +59,9 @@ class SecurityValidator:
             item, depth = stack.pop()
             if isinstance(item, str):
                 if len(item) > self.max_string:
-                    raise SecurityError(f"'{parameter}' holds text of more than {self.max_string} characters; shorten it")
+                    raise SecurityError(
+                        f"'{parameter}' holds text of more than {self.max_string} characters; shorten it"
+                    )
                 continue
             if not isinstance(item, (Mapping, list, tuple)):
                 continue

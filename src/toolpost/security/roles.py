@@ -83,11 +83,12 @@ CRUDE: Final = 3  # single words and characters
 class Pattern:
     """One thing that some roles refuse.
 
-    find is one or more regular expressions, tried at the start only when they begin with ^, or a function; it gets the
-    value in the pattern's form: `raw` is the value itself, `low` a decoded view in lower case, `flat` that with
+    find is one or more regular expressions, tried at the start only when they begin with ^, or a function; it gets
+    the value in the pattern's form: `raw` is the value itself, `low` a decoded view in lower case, `flat` that with
     SQL comments and runs of space as one space, `dense` that without comments, space and control characters.
     words are literals without space of which that form must hold one, else find is not tried; none means always
-    try. A pattern of its `own` roles stays with them even at level strict.
+    try. A pattern of its `own` roles stays with them even at level strict. A `bare` one may be found in text of
+    letters, digits, spaces and .,!? alone.
     """
 
     rule: str
@@ -98,6 +99,7 @@ class Pattern:
     form: Form = "low"
     words: tuple[str, ...] = ()
     own: bool = False
+    bare: bool = False
 
     def search(self) -> Callable[[str], object]:
         """find as a function, compiled when a role first needs it."""
@@ -142,9 +144,19 @@ def _refuse(
     words: str = "",
     form: Form = "low",
     own: bool = False,
+    bare: bool = False,
 ) -> Pattern:
-    literals = tuple(words.split(" ")) if words else ()
-    return Pattern(rule=rule, roles=roles, sure=sure, why=why, find=find, form=form, words=literals, own=own)
+    return Pattern(
+        rule=rule,
+        roles=roles,
+        sure=sure,
+        why=why,
+        find=find,
+        form=form,
+        words=tuple(words.split(" ")) if words else (),
+        own=own,
+        bare=bare,
+    )
 
 
 # A value is searched wholly, however long, so no search may take more than linear time: every repeat is
@@ -218,7 +230,7 @@ _INVISIBLE = r"\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
 _READINGS = (
     re.compile(
         r"'(?:[^']|'')*+(?:'|(\Z))|\"(?:[^\"]|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))"
-        r"|\$(?P<tag>[a-z_]{0,30})\$.*?(?:\$(?P=tag)\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)",
+        r"|\$(?P<tag>[A-Za-z_]{0,30})\$.*?(?:\$(?P=tag)\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)",
         re.DOTALL,
     ),
     re.compile(
@@ -235,21 +247,21 @@ _BEFORE_PROBE = re.compile(
 )
 
 
-def _several_statements(low: str) -> bool:
-    return ";" in low and any(_SECOND.search(code) for code in _codes(low))
+def _several_statements(sql: str) -> bool:
+    return ";" in sql and any(_SECOND.search(code) for code in _codes(sql))
 
 
-def _open_literal(low: str) -> bool:
-    return not _codes(low)
+def _open_literal(sql: str) -> bool:
+    return not _codes(sql)
 
 
-def _codes(low: str) -> list[str]:
+def _codes(sql: str) -> list[str]:
     """SQL without its literals and comments, by each reading that leaves no quote open."""
     codes = []
     for reading in _READINGS:
-        gaps = list(reading.finditer(low))
+        gaps = list(reading.finditer(sql))
         if not gaps or gaps[-1].lastgroup == "tag" or gaps[-1].lastindex is None:
-            codes.append(reading.sub(" ", low))
+            codes.append(reading.sub(" ", sql))
     return codes
 
 
@@ -314,7 +326,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"\bunion[ (]{1,4}(?:(?:all|distinct)[ (]{1,4})?select[ (]{0,4}(?:all |distinct |top \d{1,3} )?"
         r"(?:null\b|select\b|\d|@|\*|'|\"|(?:group_concat|sleep|" + _SLOW + r") ?\("
         r"|[\w.$\"`]{1,60} ?(?:,|from\b|--|#|as\b))",
-        words="union", form="flat",
+        words="union", form="flat", bare=True,
     ),
     _refuse(
         "sql.breakout-condition", _TEXT, LIKELY,
@@ -339,7 +351,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"^ ?(?:-?\d[\w.]{0,20}|[)('\"` ]{0,8}) ?\){0,8} ?(?:or|and|xor|\|\||&&)(?!\w)" + _NOT +
         r"(?:select\b|" + _SLOW + r" ?\([^()]{0,60}[()]|([a-z]\w{0,20}) ?= ?\1 ?(?:--|#|/\*|$)"
         r"|(?:true|false|\d{1,9}) ?(?:--|#|/\*|group by))",
-        words="or and || &&", form="flat",
+        words="or and || &&", form="flat", bare=True,
     ),
     _refuse(
         "sql.tautology", _TEXT, LIKELY,
@@ -348,7 +360,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
             r"(?:or|and|xor|having|where)(?<![a-wyz_.]or)(?<![a-z_.]and)(?=[ (!~'\"\d-])" + _CONSTANTS,
             r"(?:\|\||&&)[ (!~]?" + _CONSTANTS,
         ),
-        words="= < like", form="flat",
+        words="= < like", form="flat", bare=True,
     ),
     _refuse(
         "sql.stacked-statement", _TEXT, LIKELY,
@@ -392,7 +404,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"|\bgtid_sub(?:set|tract) ?\(|\bjson_keys ?\( ?\(|\bexp\(~|\bpolygon\( ?\(select",
         words="benchmark pg_sleep randomblob waitfor extractvalue updatexml dbms_ utl_ ctxsys. load_file "
         "outfile dumpfile analyse gtid_ json_keys exp(~ polygon(",
-        form="flat",
+        form="flat", bare=True,
     ),
     _refuse(
         "sql.system-object", _TEXT, LIKELY,
@@ -409,14 +421,14 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         words="information_schema. mysql.user master. msysaccess sysobj sys.obj syscol sys.col sysus sys.us sysdat "
         "sys.dat sys.tab systab syslog sys.log sysxl sys.xl sysdba sys.dba pg_sha pg_us pg_au pg_tab pg_cat pg_dat "
         "sqlite_ _tables _users _tab_c _catalog _objects v$ver xp_ sp_ @@",
-        form="flat",
+        form="flat", bare=True,
     ),
     _refuse(
         "sql.column-probe", _TEXT, LIKELY,
         "it probes the number of columns with ORDER BY; send the plain value",
         r"^ ?[\w-]{0,20}['\"]? ?\){0,8} ?(?:order|group) by \d{1,5} ?(?:,[^,]{1,60}){0,99}"
         r"(?:(?:--|#|/\*).*)?$",
-        words="by", form="flat",
+        words="by", form="flat", bare=True,
     ),
     _refuse(
         "sql.conditional-comment", _TEXT + " sql", LIKELY,
@@ -429,14 +441,14 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "sql.subquery", _TEXT, SUSPECT,
         "it holds a nested SELECT; send the plain value",
         r"(?:[=(,<>+*|&-]|\b(?:or|and|in|exists|union|by)) ?\(? ?select\b[^;]{1,120}?\bfrom\b",
-        words="select", form="flat",
+        words="select", form="flat", bare=True,
     ),
     _refuse(
         "sql.encoded-literal", _TEXT, SUSPECT,
         "it builds text from character codes inside SQL; send the text itself",
         r"\bn?char ?\( ?\d{1,3} ?[,)]|\bchr ?\( ?\d{1,3} ?\) ?\|\||\b0x(?:[0-9a-f]{2}){10}"
         r"|\bconcat(?:_ws)? ?\( ?(?:0x|n?char|')",
-        words="char chr 0x concat", form="flat",
+        words="char chr 0x concat", form="flat", bare=True,
     ),
     _refuse(
         "sql.quoted-operator", _TEXT, SUSPECT,
@@ -446,20 +458,25 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"[ (]{0,4}(?:\1|\d|$|null|true|\w{1,30} ?[=(,])",
         form="flat",
     ),
-    _refuse("sql.statement", _TEXT, CRUDE, "it holds a SQL keyword", r"\b(?:select|insert)\b", words="select insert"),
+    _refuse(
+        "sql.statement", _TEXT, CRUDE,
+        "it holds a SQL keyword",
+        r"\b(?:select|insert)\b",
+        words="select insert", bare=True,
+    ),
     _refuse("sql.punctuation", _TEXT, CRUDE, "it holds a semicolon or a SQL comment mark", r"--|;|/\*"),
     # SQL where SQL is wanted.
     _refuse(
         "sql.several-statements", "sql", LIKELY,
         "several statements stand there; send one at a time",
         _several_statements,
-        own=True,
+        form="raw", own=True,
     ),
     _refuse(
         "sql.open-literal", "sql", LIKELY,
         "a quote is left open, so where the statement ends is unclear; close it",
         _open_literal,
-        own=True,
+        form="raw", own=True,
     ),
     _refuse(
         "sql.server-access", "sql", LIKELY,
@@ -621,6 +638,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"\b(?:alert|prompt|confirm)\s{0,4}[(`]|\bdocument\s{0,4}\.\s{0,4}(?:cookie|domain|write|location|body)"
         r"|\bwindow\s{0,4}[.\[]|\.innerhtml\s{0,4}=|\beval\s{0,4}\(|string\.fromcharcode",
         words="alert prompt confirm document window innerhtml eval fromcharcode",
+        bare=True,
     ),
     _refuse(
         "script.embedded", "html", SUSPECT,
@@ -672,8 +690,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "command.chained", _TEXT, LIKELY,
         "a separator starts a shell command; send the plain value",
-        r"^[^\s;|&`$<>(){}=,]{0,60}['\"]?\s{0,4}(?:;|\|{1,2}|&{1,2}|[\r\n]|`|\$\()\s{0,4}" + _PROGRAM,
-        words="; | & ` $( \n \r",
+        r"^[^\s;|&`$<>(){}=,]{0,60}['\"]?\s{0,4}(?:;|\|{1,2}|&{1,2}|%0a|`|\$\()\s{0,4}" + _PROGRAM,
+        words="; | & ` $( %0a",
     ),
     _refuse(
         "command.sensitive-read", _TEXT + " shell", LIKELY,
@@ -713,7 +731,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         "command.evasion", _TEXT + " shell", LIKELY,
         "it hides a command's spaces or letters from a reader; write the command plainly",
         (
-            r"\$\{?ifs\b",
+            r"\$(?:ifs\b(?<=\w\$ifs)|\{ifs\b(?<=\w\$\{ifs))",
             r"/e[?*]{1,2}c?/p[?*]{2}|/\?{3}/[?\w]{2}",
             r"(?:''|\"\"|\$@)\w{1,12} {1,3}/etc/",
         ),

@@ -7,13 +7,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
 from toolpost.calls.errors import ConfigurationError
-from toolpost.security.roles import CERTAIN, LEVELS, Form, Level, Pattern, Role, patterns_for, role_of
+from toolpost.security.roles import CERTAIN, LEVELS, ROLES, Form, Level, Pattern, Role, patterns_for, role_of
 
 __all__ = ["Finding", "Level", "Role", "Rule", "Screen", "normalised", "role_of", "screen_text"]
 
@@ -47,7 +47,7 @@ class Screen:
     somewhere dangerous. Raises ConfigurationError for an unknown role or level.
     """
 
-    __slots__ = ("_checks", "_extra", "_max_chars", "_quick", "level", "role")
+    __slots__ = ("_extra", "_find", "_max_chars", "level", "role")
 
     def __init__(
         self,
@@ -58,19 +58,20 @@ class Screen:
         max_chars: int | None = None,
         extra: Sequence[Rule] = (),
     ):
+        if role not in ROLES:
+            raise ConfigurationError(f"role {role!r} does not exist; the roles are {', '.join(ROLES)}")
         if level not in LEVELS:
             raise ConfigurationError(f"security level {level!r} does not exist; the levels are {', '.join(LEVELS)}")
-        self.role: Role = role_of("", declared=role)
+        self.role: Role = role
         self.level: Level = level
-        self._checks = _compiled(role, level, untrusted)
-        self._quick = all(pattern.sure == CERTAIN for pattern, _ in self._checks)
+        self._find = _finder(role, level, untrusted)
         self._max_chars = max_chars
         self._extra = () if role == "skip" else tuple(extra)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to check, so that the stage need not be compiled in."""
-        return not self._checks and not self._extra and self._max_chars is None
+        return self._find is None and not self._extra and self._max_chars is None
 
     def check(self, value: Any) -> Finding | None:
         """The first reason to refuse a value, or None.
@@ -78,12 +79,8 @@ class Screen:
         Strings are judged, also in lists, mappings (keys too), dataclasses and pydantic models; other scalars
         pass. What is nested over 64 levels deep, or holds over a million values, is refused.
         """
-        if type(value) is str:
-            if self._max_chars is not None and len(value) > self._max_chars:
-                return self._too_large()
+        if type(value) is str and (self._max_chars is None or len(value) <= self._max_chars):
             return self._judge(value)
-        if value is None or isinstance(value, (bool, int, float)):
-            return None
         return self._walk(value)
 
     def _walk(self, value: Any) -> Finding | None:
@@ -113,7 +110,7 @@ class Screen:
         return None
 
     def _judge(self, value: str) -> Finding | None:
-        pattern = _at_start(self._checks, value) if self._quick else _anywhere(self._checks, value)
+        pattern = self._find(value) if self._find is not None else None
         if pattern is not None:
             return self._finding(pattern.rule, pattern.why)
         for rule in self._extra:
@@ -157,6 +154,7 @@ Check: TypeAlias = tuple[Pattern, Callable[[str], object]]
 
 _SCALARS: Final = frozenset({int, float, bool, type(None), bytes})
 _HEAD: Final = 400  # no pattern that looks at the start of a value looks further
+_BARE = re.compile(r"[a-zA-Z0-9_ ,.!?]*+\Z").match
 _UNSEEN = re.compile("[\x00\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\})")
 _WIDE_PERCENT = re.compile(r"%[uU]([0-9a-fA-F]{4})")
@@ -171,19 +169,29 @@ _CONTROL = re.compile(r"[\x00-\x1f]+")
 
 
 @lru_cache(maxsize=128)
-def _compiled(role: Role, level: Level, untrusted: bool) -> tuple[Check, ...]:
-    return tuple((pattern, pattern.search()) for pattern in patterns_for(role, level, untrusted))
+def _finder(role: Role, level: Level, untrusted: bool) -> Callable[[str], Pattern | None] | None:
+    checks = tuple((pattern, pattern.search()) for pattern in patterns_for(role, level, untrusted))
+    if not checks:
+        return None
+    if all(pattern.sure == CERTAIN for pattern, _ in checks):
+        return partial(_at_start, checks)
+    if role == "text" and level != "strict":
+        return partial(_anywhere, checks, tuple(check for check in checks if check[0].bare))
+    return partial(_anywhere, checks, checks)
 
 
 def _at_start(checks: tuple[Check, ...], value: str) -> Pattern | None:
-    """_first on a value's start, undecoded, after a look whether any surest pattern can be there."""
-    # The surest patterns need one of these; `in` for a character costs a tenth of any regular expression.
+    """What the surest patterns find, which look at a value as it came and at its start only."""
+    # Each of them needs one of these; `in` for a character costs a tenth of a regular expression.
     if not ("'" in value or '"' in value or "/" in value or "\0" in value or value[:1] in "0123456789-.\\;|&"):
         return None
     return _first(checks, value, value[:_HEAD])
 
 
-def _anywhere(checks: tuple[Check, ...], value: str) -> Pattern | None:
+def _anywhere(checks: tuple[Check, ...], bare: tuple[Check, ...], value: str) -> Pattern | None:
+    """What any pattern finds in any view of a value; bare are those that can be found in bare words."""
+    if _BARE(value) is not None:
+        return _first(bare, value, value)
     for view in normalised(value):
         pattern = _first(checks, value, view)
         if pattern is not None:

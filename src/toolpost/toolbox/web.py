@@ -16,8 +16,8 @@ from toolpost import (
     Tool,
     ToolDefinition,
     ToolError,
+    parse_json as read_json,
 )
-from toolpost import parse_json as read_json
 from toolpost.toolbox.refusals import quoted, refused
 from toolpost.toolbox.urls import find_urls
 

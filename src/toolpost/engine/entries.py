@@ -1,0 +1,254 @@
+"""Entries: the compiled tools of one executor, found by definition, by object and operation, or by name."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from toolpost.authoring.base import BaseTool, definitions_of
+from toolpost.calls.call import ANONYMOUS, Caller, ToolCall
+from toolpost.calls.definition import FunctionBody, ToolDefinition
+from toolpost.calls.errors import (
+    CallCancelledError,
+    ConfigurationError,
+    EngineError,
+    InputValidationError,
+    ToolNotFoundError,
+)
+from toolpost.engine.registry import ToolRegistry, split_name
+from toolpost.pipeline.compile import Handler, compile
+from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.services import Services
+
+
+class Entry:
+    """A compiled tool: its definition, its handler, and what the executor must know to enter it."""
+
+    __slots__ = ("definition", "handler", "needs_loop", "scoped", "visible")
+
+    def __init__(self, definition: ToolDefinition, handler: Handler, needs_loop: bool) -> None:
+        self.definition = definition
+        self.handler = handler
+        self.needs_loop = needs_loop
+        self.scoped = definition.operation is not None
+        properties = definition.parameters.get("properties", {})
+        self.visible = frozenset(n for n in ("user_id", "task_id") if n in properties)
+
+    def enter(self, kwargs: dict[str, Any]) -> Invocation:
+        """The invocation of a call with these arguments."""
+        inv = Invocation()
+        inv.arguments = kwargs
+        if self.scoped and ("user_id" in kwargs or "task_id" in kwargs):
+            self.scope(inv, kwargs)
+        return inv
+
+    def scope(self, inv: Invocation, kwargs: dict[str, Any]) -> None:
+        """Take user_id and task_id for the call's own; they stay arguments only where the tool asks for them."""
+        user_id, task_id = kwargs.get("user_id"), kwargs.get("task_id")
+        if user_id is not None and user_id != "":
+            inv.caller = Caller(user_id=str(user_id))
+        if task_id is not None and task_id != "":
+            inv.task_id = str(task_id)
+        inv.arguments = {k: v for k, v in kwargs.items() if k in self.visible or k not in ("user_id", "task_id")}
+
+    def enter_call(self, call: ToolCall) -> Invocation:
+        """The invocation of a call as it came. Raises InputValidationError for arguments that are no object."""
+        if not isinstance(call.arguments, Mapping):
+            raise InputValidationError(
+                f"Parameter validation failed: arguments must be an object, got {type(call.arguments).__name__}"
+            )
+        arguments = dict(call.arguments)
+        if not all(isinstance(name, str) for name in arguments):
+            raise InputValidationError("Parameter validation failed: names of arguments must be text")
+        inv = Invocation.of(arguments)
+        inv._id = call.id
+        inv.encode = True
+        inv.malformed = call.malformed
+        caller = call.caller
+        if caller is not ANONYMOUS:
+            inv.caller = caller
+        if call.task_id is not None:
+            inv.task_id = call.task_id
+        if call.deadline_s is not None:
+            inv.deadline_s = call.deadline_s
+        inv.strict = call.strict
+        if self.scoped and self.visible:
+            for name, value in (("user_id", caller.user_id), ("task_id", call.task_id)):
+                if name in self.visible and value is not None:
+                    arguments.setdefault(name, value)
+        return inv
+
+
+class Bound:
+    """The compiled operations of one tool object for one executor's Entries, as of one state of its configuration."""
+
+    __slots__ = ("entries", "epoch", "owner")
+
+    def __init__(self, owner: Entries, epoch: int, entries: dict[str, Entry]) -> None:
+        self.owner, self.epoch, self.entries = owner, epoch, entries
+
+
+class Entries:
+    """What one executor has compiled, as of one state of its configuration; usable from any thread.
+
+    epoch counts those states: what was compiled in an earlier one is compiled anew when next asked for.
+    """
+
+    def __init__(self, registry: ToolRegistry, services: Services) -> None:
+        self.epoch = 0
+        self.lock = threading.RLock()
+        self._registry = registry
+        self._services = services
+        self._by_definition: weakref.WeakKeyDictionary[ToolDefinition, tuple[int, Entry]] = weakref.WeakKeyDictionary()
+        self._bound_elsewhere: weakref.WeakKeyDictionary[Any, Bound] = weakref.WeakKeyDictionary()
+        self._named: dict[tuple[str, str | None], Entry] = {}
+        self._named_state: tuple[int, int] = (-1, -1)
+
+    def renew(self, services: Services) -> None:
+        """Compile with these services from now on. The lock is held by whoever changes what they hang on."""
+        self._services = services
+        self.epoch += 1
+
+    def of(self, definition: ToolDefinition) -> Entry:
+        """The entry of a definition, compiled when first asked for."""
+        with self.lock:
+            epoch = self.epoch
+            known = self._by_definition.get(definition)
+            if known is not None and known[0] == epoch:
+                return known[1]
+            body = definition.body
+            needs_loop = (isinstance(body, FunctionBody) and body.is_async) or _is_async(self._services.authorizer)
+            entry = Entry(definition, compile(definition, self._services), needs_loop)
+            self._by_definition[definition] = (epoch, entry)
+            return entry
+
+    def operation(self, tool: Any, operation: str) -> Entry:
+        """The entry of an operation of a tool object. Raises ToolNotFoundError."""
+        try:
+            bound = tool.__dict__.get("_toolpost_bound")
+        except AttributeError:
+            try:
+                bound = self._bound_elsewhere.get(tool)
+            except TypeError:  # what takes no weak reference, such as None, text and numbers
+                bound = None
+        if bound is None or bound.owner is not self or bound.epoch != self.epoch:
+            bound = self.bind(tool)
+        try:
+            return bound.entries[operation]  # type: ignore[no-any-return]
+        except (KeyError, TypeError):
+            raise _no_operation(tool, operation, bound.entries) from None
+
+    def bind(self, tool: Any) -> Bound:
+        """Compile all operations of a tool object and keep them with it."""
+        if isinstance(tool, type):
+            raise ConfigurationError(f"{tool.__name__} is a class; make an object of it: {tool.__name__}()")
+        with self.lock:
+            epoch = self.epoch
+            old = getattr(tool, "__dict__", {}).get("_toolpost_bound")
+            if old is not None and old.owner is self:
+                definitions = [entry.definition for entry in old.entries.values()]
+            else:
+                definitions = definitions_of(tool)
+            if not definitions and not isinstance(tool, BaseTool):
+                raise ConfigurationError(
+                    f"execute takes a tool object and the name of its operation, got {type(tool).__name__}; "
+                    f"use call(name, ...) for tools by name, execute_tool_call for a ToolCall"
+                )
+            bound = Bound(self, epoch, {d.operation or d.name: self.of(d) for d in definitions})
+        try:
+            tool.__dict__["_toolpost_bound"] = bound
+        except AttributeError:
+            with contextlib.suppress(TypeError):  # no weak references either: bound anew for each call
+                self._bound_elsewhere[tool] = bound
+        return bound
+
+    def named(self, name: str, version: str | None) -> Entry:
+        """The entry of a registered tool. Raises ToolNotFoundError."""
+        state = (self.epoch, self._registry.revision)
+        if state != self._named_state:
+            self._named, self._named_state = {}, state
+            self._services.resources.recycle()
+        key = (name, version)
+        entry = self._named.get(key) if isinstance(name, str) else None
+        if entry is None:
+            if not isinstance(name, str):
+                raise ToolNotFoundError(f"a tool's name is text, got {type(name).__name__}")
+            entry = self.of(self._registry.get_tool(*split_name(name, version)))
+            self._named[key] = entry
+        return entry
+
+    def block(self, entry: Entry, inv: Invocation) -> Any:
+        """Run a call for a thread that waits. Async bodies go to the loop for blocking callers."""
+        if entry.needs_loop:
+            return self._block_on_loop(entry, inv)
+        inv.blocking = True
+        coro: Any = entry.handler(inv)
+        try:
+            coro.send(None)
+        except StopIteration as done:
+            return done.value
+        coro.close()
+        raise EngineError("a blocking call met something that has to wait for an event loop")
+
+    def _block_on_loop(self, entry: Entry, inv: Invocation) -> Any:
+        if asyncio._get_running_loop() is not None:
+            name = entry.definition.name
+            raise ConfigurationError(
+                f"{name} is async and an event loop is running here, which waiting would block; "
+                f"await run_async(...), execute_async(...) or call(...) instead"
+            )
+
+        async def on_loop() -> Any:
+            return await entry.handler(inv)
+
+        try:
+            return self._services.resources.loop.run(on_loop())
+        except concurrent.futures.CancelledError:
+            raise CallCancelledError("the call was cancelled", tool=entry.definition.name) from None
+
+
+def no_call(tool_call: Any, error: AttributeError) -> Exception:
+    """What to raise when entering with a call met error: the refusal of what is no ToolCall, or the error itself."""
+    if isinstance(tool_call, ToolCall):
+        return error
+    return ConfigurationError(
+        f"execute_tool_call takes a ToolCall, got {type(tool_call).__name__}; make one with create_tool_call(name, "
+        f"arguments), or read what a model sent with decode_calls"
+    )
+
+
+def operation_of(item: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of {"op": name, "kwargs": {...}}. Raises InputValidationError for anything else."""
+    if not isinstance(item, Mapping) or "op" not in item:
+        raise InputValidationError('Parameter validation failed: each operation must be {"op": name, "kwargs": {...}}')
+    unknown = [k for k in item if k not in ("op", "kwargs")]
+    if unknown:
+        raise InputValidationError(
+            f"Parameter validation failed: unknown key {unknown[0]!r} in an operation; arguments go under 'kwargs'"
+        )
+    kwargs = item.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise InputValidationError(
+            f"Parameter validation failed: 'kwargs' of an operation must be an object, got {type(kwargs).__name__}"
+        )
+    return item["op"], dict(kwargs)
+
+
+def _no_operation(tool: Any, operation: Any, entries: Mapping[str, Entry]) -> ToolNotFoundError:
+    import difflib
+
+    name = type(tool).__name__
+    near = difflib.get_close_matches(str(operation), list(entries), n=1, cutoff=0.6)
+    if near:
+        return ToolNotFoundError(f"{name} has no operation {operation!r}; did you mean {near[0]!r}?", tool=name)
+    there = ", ".join(entries) or "none"
+    return ToolNotFoundError(f"{name} has no operation {operation!r}; there are {there}", tool=name)
+
+
+def _is_async(authorizer: Any) -> bool:
+    return asyncio.iscoroutinefunction(authorizer) or asyncio.iscoroutinefunction(getattr(authorizer, "__call__", None))  # noqa: B004
