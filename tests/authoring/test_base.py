@@ -1,5 +1,9 @@
 """BaseTool: methods are operations, schemas bind by name, settings make an executor."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 from pydantic import BaseModel
 
@@ -264,9 +268,90 @@ class TestWhoFor:
     async def test_a_door_says_who_the_user_is(self, scoped):
         from toolpost import create_tool_call
 
+        about = create_tool_call("Scoped.about", {"user_id": "victim"}, user_id="mallory")
+        result = await scoped._executor.execute_tool_call(about)
+        assert (result.status_code, result.metadata["errors"][0]["path"]) == (400, "/user_id")
+        own = create_tool_call("Scoped.about", {}, user_id="mallory")
+        assert (await scoped._executor.execute_tool_call(own)).data == "mallory"
+
         call = create_tool_call("Scoped.told", {"n": 1}, user_id="ann", task_id="t9")
 
         assert (await scoped._executor.execute_tool_call(call)).data == [1, "ann", "t9"]
+
+
+def test_parameters_may_have_any_name_and_operations_any_that_is_free():
+    class Named(BaseTool):
+        def calc(self, op: str, tool_instance: int, operation: str, name: str, kwargs: int) -> list:
+            return [op, tool_instance, operation, name, kwargs]
+
+    class Taken(BaseTool):
+        def operations(self, n: int):
+            return n
+
+    class Runs(BaseTool):
+        def run(self, n: int):
+            return n
+
+    arguments = {"op": "add", "tool_instance": 1, "operation": "x", "name": "n", "kwargs": 2}
+    assert Named().run("calc", **arguments) == ["add", 1, "x", "n", 2]
+    for taken in (Taken, Runs):
+        with pytest.raises(ConfigurationError, match="BaseTool has"):
+            taken()
+
+
+def test_a_copy_is_a_tool_of_its_own_with_the_same_executor():
+    tool = Files({"cache_size": 7})
+    tool.run("process_data", data="x")
+
+    other = copy.copy(tool)
+
+    assert other._executor is tool._executor
+    assert other.definitions()[0].function.__self__ is other
+
+
+def test_one_tool_object_serves_two_executors_without_being_compiled_again():
+    tool = Files()
+    with executor_for() as first, executor_for() as second:
+        for _ in range(3):
+            for executor in (first, second):
+                assert executor.execute(tool, "process_data", data="x") == "X"
+        bounds = tool.__dict__["_toolpost_bounds"]
+        before = list(bounds.values())
+        first.execute(tool, "process_data", data="x")
+
+        assert list(bounds.values()) == before
+
+
+def test_objects_without_a_dict_are_told_apart_though_they_are_equal():
+    class Equal:
+        __slots__ = ("n",)
+
+        def __init__(self, n):
+            self.n = n
+
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+        def get(self):
+            return self.n
+
+    with executor_for() as executor:
+        assert [executor.execute(Equal(n), "get") for n in (1, 2)] == [1, 2]
+
+
+def test_tools_that_are_dropped_leave_nothing_behind():
+    with executor_for() as executor:
+        refs = []
+        for _ in range(5):
+            tool = Files()
+            executor.execute(tool, "process_data", data="x")
+            refs.append(weakref.ref(tool))
+        del tool
+        gc.collect()
+
+        assert [ref() for ref in refs] == [None] * 5
 
 
 @pytest.mark.parametrize(

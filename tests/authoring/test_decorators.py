@@ -241,9 +241,25 @@ def test_only_code_that_ends_at_once_is_a_leaf():
     def yields(a):
         yield a
 
+    def widens(a, b):
+        return f"{a:>{b}}"
+
     async def waits(a):
         return a
 
     assert is_leaf(adds)
-    for func in (calls, loops, grows, multiplies, looks, raises, yields, waits, print):
+    for func in (calls, loops, grows, multiplies, looks, raises, yields, widens, waits, print):
         assert not is_leaf(func)
+
+
+def test_a_leaf_runs_inline_only_when_it_can_get_numbers_alone():
+    @Tool(name="Numbers", register=False)
+    def numbers(a: int, b: float):
+        return a + b
+
+    @Tool(name="Texts", register=False)
+    def texts(a: str, b: str):
+        return a + b
+
+    assert numbers.tool_definition.body.leaf
+    assert not texts.tool_definition.body.leaf

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 
 import pytest
 
@@ -22,6 +23,7 @@ from toolpost import (
     create_tool_call,
     get_executor,
 )
+from toolpost.pipeline.invocation import Invocation
 from toolpost.testing import executor_for
 
 
@@ -227,6 +229,115 @@ class TestHealth:
         assert (await executor.health_check())["status"] == "unhealthy"
         with pytest.raises(OverloadedError):
             executor.execute(Adder(), "add", a=1, b=2)
+
+
+class TestClosing:
+    @pytest.mark.parametrize("before", [False, True])
+    async def test_every_way_in_is_refused_after_closing(self, before):
+        spare = Tool(name="Spare", register=False)(lambda: 1)
+        tool = Adder()
+        with executor_for(free, spare) as executor:
+            if before:
+                executor.call_sync("Adder.Free", a=1, b=2)
+                await executor.execute_async(tool, "add_async", a=1, b=2)
+        definition = free.tool_definition
+
+        for awaited in (
+            lambda: executor.execute_async(tool, "add", a=1, b=2),
+            lambda: executor.execute_async(tool, "add_async", a=1, b=2),
+            lambda: executor.execute_batch(tool, [{"op": "add_async", "kwargs": {"a": 1, "b": 2}}]),
+            lambda: executor.call("Adder.Free", a=1, b=2),
+            lambda: executor.run_definition(definition, Invocation.of({"a": 1, "b": 2})),
+        ):
+            with pytest.raises(OverloadedError, match="the executor is closed; make another"):
+                await awaited()
+        for blocking in (
+            lambda: executor.call_sync("Adder.Free", a=1, b=2),
+            lambda: executor.execute(tool, "add", a=1, b=2),
+        ):
+            with pytest.raises(OverloadedError, match="the executor is closed; make another"):
+                blocking()
+        result = await executor.execute_tool_call(create_tool_call("Adder.Free", {"a": 1, "b": 2}))
+        assert (result.status_code, result.success) == (503, False)
+
+    def test_a_blocking_call_of_an_async_body_is_refused_after_closing(self):
+        with executor_for() as executor:
+            assert executor.execute(Adder(), "add_async", a=1, b=2) == 3
+
+        with pytest.raises(OverloadedError, match="make another"):
+            executor.execute(Adder(), "add_async", a=1, b=2)
+
+    def test_the_tool_lives_on_in_another_executor(self):
+        tool = Adder()
+        with executor_for() as executor:
+            executor.execute(tool, "add", a=1, b=2)
+
+        with executor_for() as other:
+            assert other.execute(tool, "add", a=1, b=2) == 3
+
+    def test_a_tool_closes_the_executor_of_its_own_settings_and_no_other(self):
+        own, shared = Adder({"timeout": 5}), Adder()
+        with executor_for() as executor:
+            shared._executor = executor
+            own.run("add", a=1, b=2)
+
+            own.close()
+            shared.close()
+
+            with pytest.raises(OverloadedError):
+                own.run("add", a=1, b=2)
+            assert shared.run("add", a=1, b=2) == 3
+
+    def test_a_closed_executor_no_longer_hears_of_changes(self):
+        config = ExecutorConfig()
+        with ToolExecutor(config) as executor:
+            pass
+
+        config.cache_ttl = 7
+
+        assert executor._services.cache_ttl_s == 3600
+        assert config._book.listeners == ()
+
+    def test_a_config_keeps_no_dropped_executor_alive(self):
+        config = ExecutorConfig()
+        gone = weakref.ref(ToolExecutor(config))
+
+        gc.collect()
+
+        assert gone() is None
+        config.cache_size = 7
+        assert config._book.listeners == ()
+
+    def test_keywords_beside_a_config_leave_it_as_it_was(self):
+        config = ExecutorConfig(timeout=9)
+        with ToolExecutor(config, timeout=1) as executor, ToolExecutor(config) as other:
+            assert (config.timeout, executor.config.timeout, other.config.timeout) == (9, 1, 9)
+            config.timeout = 8
+            assert (executor.config.timeout, other.config.timeout) == (1, 8)
+
+    def test_the_wait_for_a_busy_loop_is_part_of_the_call(self):
+        started, release = threading.Event(), threading.Event()
+
+        class Both(BaseTool):
+            async def blocks(self):
+                started.set()
+                assert release.wait(10)
+
+            async def quick(self):
+                await asyncio.sleep(0)
+
+        with executor_for() as executor:
+            tool = Both()
+            first = threading.Thread(target=executor.execute, args=(tool, "blocks"))
+            first.start()
+            assert started.wait(10)
+            executor.config.timeout = 0.02
+            with pytest.raises(ToolTimeoutError, match="never ran") as late:
+                executor.execute(tool, "quick")
+            release.set()
+            first.join(10)
+
+        assert late.value.outcome == "not_run"
 
 
 class TestSmallThings:

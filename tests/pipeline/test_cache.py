@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import logging
+import typing
 
 import pytest
 
@@ -246,6 +247,71 @@ def test_arguments_without_a_canonical_form_are_not_kept(tool):
 def test_null_is_cacheable_though_nan_is_not(tool):
     for _ in range(2):
         tool.run("kept", n=1, extra={"x": None})
+
+    assert tool.runs == 1
+
+
+def test_two_objects_of_one_class_do_not_share(tool):
+    class Api(BaseTool):
+        def __init__(self, base: str) -> None:
+            super().__init__()
+            self.base = base
+
+        @cache_result(ttl=60)
+        def get(self, path: str):
+            return f"{self.base}/{path}"
+
+    answers = []
+    for base in ("prod", "test"):
+        api = Api(base)
+        api._executor = tool._executor
+        answers += [api.run("get", path="x"), api.run("get", path="x")]
+
+    assert answers == ["prod/x", "prod/x", "test/x", "test/x"]
+    assert tool._executor.get_metrics()["cache_hits"] == 2
+
+
+def test_a_tool_by_name_and_by_object_is_one_tool(tool):
+    tool._executor.add(tool)
+    tool.run("kept", n=1)
+    tool._executor.call_sync("Counting.kept", n=1)
+
+    assert tool.runs == 1
+
+
+def test_a_new_closure_never_meets_the_old_entries(clock):
+    def make(number):
+        @Tool(name="Closure", register=False, cache=Cache(ttl_s=60))
+        def closure(x: int):
+            return number + len("")
+
+        return closure
+
+    with executor_for(make(1), clock=clock) as executor:
+        assert executor.call_sync("Closure", x=1) == 1
+        executor.add(make(2), replace=True)
+
+        assert executor.call_sync("Closure", x=1) == 2
+
+
+def test_a_date_and_its_text_are_two_meanings_for_what_is_untyped(clock):
+    seen = []
+
+    @Tool(name="Anything", register=False, cache=Cache(ttl_s=60, per="global"))
+    def anything(value: typing.Any):
+        seen.append(value)
+        return str(type(value))
+
+    with executor_for(anything, clock=clock) as executor:
+        for value in (datetime.date(2024, 1, 1), "2024-01-01", 1, 1.0, True, "1"):
+            executor.call_sync("Anything", value=value)
+
+    assert len(seen) == 6
+
+
+def test_per_global_holds_for_callers_without_a_name_too(tool):
+    tool.run("for_all", n=1)
+    tool.run("for_all", n=1, user_id="ann")
 
     assert tool.runs == 1
 

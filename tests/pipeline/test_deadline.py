@@ -315,3 +315,73 @@ async def test_without_a_deadline_a_suspended_body_goes_on_to_its_end_or_its_can
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+
+
+async def test_a_bodys_own_timeout_in_the_same_turn_does_not_disarm_the_deadline():
+    class Both(BaseTool):
+        async def goes_on(self) -> str:
+            try:
+                async with asyncio.timeout(0.02):
+                    await asyncio.sleep(0)
+                    blocking = asyncio.get_running_loop().time() + 0.05
+                    while asyncio.get_running_loop().time() < blocking:
+                        pass
+                    await asyncio.sleep(1)
+            except TimeoutError:
+                pass
+            await asyncio.get_running_loop().create_future()
+            return "went on"
+
+    with executor_for(timeout=0.03, cancel_grace_s=0.05) as executor:
+        tool = Both()
+        tool._executor = executor
+
+        with pytest.raises(ToolTimeoutError):
+            await tool.run_async("goes_on")
+
+
+async def test_an_inner_calls_deadline_in_the_same_turn_is_not_taken_for_the_outers():
+    class Nested(BaseTool):
+        async def inner(self) -> str:
+            await asyncio.get_running_loop().create_future()
+            return "never"
+
+        async def outer(self) -> str:
+            try:
+                await self.run_async("inner")
+            except ToolTimeoutError:
+                await asyncio.get_running_loop().create_future()
+            return "went on"
+
+    clock = FakeClock()
+    with executor_for(clock=clock, timeout=1.0, cancel_grace_s=1.0) as executor:
+        tool = Nested()
+        tool._executor = executor
+        call = asyncio.ensure_future(tool.run_async("outer"))
+        await when_waiting(clock, 2)
+        clock.advance(1.0)
+        await when_waiting(clock, 1)
+        clock.advance(1.0)
+
+        with pytest.raises(ToolTimeoutError) as caught:
+            await call
+
+    assert caught.value.tool == "Nested.outer"
+
+
+async def test_a_cancellation_from_outside_during_the_grace_is_not_lost(tool):
+    clock = FakeClock()
+    with executor_for(clock=clock, timeout=1.0, cancel_grace_s=2.0) as executor:
+        tool._executor = executor
+        call = asyncio.ensure_future(tool.run_async("ignores_cancellation"))
+        await when_waiting(clock)
+        clock.advance(1.0)
+        await when_waiting(clock)
+
+        call.cancel()
+        await asyncio.sleep(0)
+        clock.advance(2.0)
+
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert call.cancelled()

@@ -18,7 +18,11 @@ from toolpost.pipeline.encode import to_json
 from toolpost.testing import executor_for
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
@@ -78,6 +82,10 @@ def looped():
     ("value", "words"),
     [
         (math.nan, "nan"),
+        (2**64, "beyond 64 bits"),
+        ({"n": [-(2**63) - 1]}, "at /n/0 is an integer beyond 64 bits"),
+        ({"\ud800": 1}, "not valid Unicode"),
+        ({1: "a", "1": "b"}, "the same in JSON"),
         ({"a": [math.inf]}, "at /a/0 is inf"),
         (b"bytes", "base64"),
         ({"a": bytearray(b"x")}, "at /a"),

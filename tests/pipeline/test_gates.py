@@ -1,6 +1,7 @@
 """validate, screen, authorize, limit, trace: each refuses before the body runs, or watches without touching."""
 
 import logging
+from collections import deque
 from contextlib import contextmanager
 
 import pytest
@@ -132,6 +133,26 @@ class TestScreen:
         with executor_for(made) as executor:
             with pytest.raises(SecurityError):
                 await executor.call("Demo.Echo", items=[{"a": ["'; DROP TABLE users; --"]}])
+
+    @pytest.mark.parametrize("container", [set, frozenset, tuple, list, deque])
+    async def test_text_in_any_container_is_judged(self, container):
+        @Tool(name="Demo.Tags", register=False, screening=Screening(untrusted=True))
+        def tags(items: list[str]):
+            return len(items)
+
+        with executor_for(tags) as executor:
+            with pytest.raises(SecurityError):
+                await executor.call("Demo.Tags", items=container(["'; DROP TABLE users; --"]))
+
+    async def test_what_can_be_read_only_once_or_is_no_text_is_refused(self):
+        @Tool(name="Demo.Odd", register=False, screening=Screening(untrusted=True))
+        def odd(items: list[str], text: str = ""):
+            return len(items)
+
+        with executor_for(odd) as executor:
+            for arguments in ({"items": (x for x in ["a"])}, {"items": [], "text": b"' OR 1=1; DROP TABLE users; --"}):
+                with pytest.raises(InputValidationError):
+                    await executor.call("Demo.Odd", **arguments)
 
     async def test_strict_rules_look_at_every_text(self):
         made = tool()
@@ -269,6 +290,22 @@ class TestLimit:
             with pytest.raises(RateLimitError):
                 await executor.call("Demo.Narrow", text="a")
             await executor.call("Demo.Echo", text="a")
+
+    async def test_a_call_that_one_limit_refuses_costs_the_other_nothing(self):
+        clock = FakeClock()
+        both = tool("Demo.Both", rate_limit=RateLimit(calls=5, per_s=3600))
+        with executor_for(both, clock=clock, max_calls_per_minute=2) as executor:
+            outcomes = []
+            for _ in range(7):
+                try:
+                    await executor.call("Demo.Both", text="a")
+                    outcomes.append(True)
+                except RateLimitError:
+                    outcomes.append(False)
+            clock.advance(60)
+            await executor.call("Demo.Both", text="a")
+
+        assert outcomes == [True, True] + [False] * 5
 
     async def test_a_refused_call_costs_no_token(self):
         with executor_for(tool(), clock=FakeClock(), max_calls_per_minute=1) as executor:

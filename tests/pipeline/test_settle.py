@@ -221,3 +221,59 @@ class TestCounting:
             tool.run("nothing")
 
         assert "Odd.nothing executed in" in caplog.text
+
+
+BUSY = ToolError("busy", code="BUSY")
+
+
+class Shop(BaseTool):
+    def pay(self, amount: int):
+        return amount
+
+    def order(self, wrong: bool):
+        return self.run("pay", amonut=1) if wrong else self.run("pay", amount=1)
+
+    def one(self):
+        raise BUSY
+
+    def two(self):
+        raise BUSY
+
+    def connects(self):
+        raise ConnectionError("postgres://app:hunter2@db/x password=hunter3 api_key: 'sk-abcdefghijklmnopqrstuv'")
+
+
+@pytest.fixture
+def shop():
+    with executor_for() as executor:
+        made = Shop()
+        made._executor = executor
+        yield made
+
+
+def test_a_refusal_of_an_inner_call_is_the_outers_failure(shop):
+    with pytest.raises(OperationError, match=r"Shop\.pay did not give a result") as caught:
+        shop.run("order", wrong=True)
+
+    assert (caught.value.tool, caught.value.outcome, caught.value.errors()) == ("Shop.order", "ran", [])
+    assert caught.value.__cause__.code == "invalid_input"
+
+
+def test_one_error_object_raised_by_two_calls_belongs_to_each(shop):
+    raised = []
+    for op in ("one", "two", "one"):
+        with pytest.raises(ToolError) as caught:
+            shop.run(op)
+        raised.append(caught.value)
+
+    assert [e.tool for e in raised] == ["Shop.one", "Shop.two", "Shop.one"]
+    assert {e.code for e in raised} == {"BUSY"}
+    assert (BUSY.tool, BUSY.__traceback__) == (None, None)
+
+
+def test_what_an_exception_says_reaches_the_caller_without_its_secrets(shop):
+    with pytest.raises(OperationError, match="ConnectionError: postgres") as caught:
+        shop.run("connects")
+
+    assert "hunter" not in caught.value.message
+    assert "sk-abc" not in caught.value.message

@@ -52,7 +52,7 @@ class BaseTool:
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def run(self, op: str, **kwargs: Any) -> Any:
+    def run(self, op: str, /, **kwargs: Any) -> Any:
         """Run an operation and return its value; blocks. Raises ToolExecutionError and its kinds.
 
         An async operation runs on a loop of its own thread; from inside a running event loop it is refused with a hint
@@ -60,13 +60,19 @@ class BaseTool:
         """
         return self._executor._run(self, op, kwargs)
 
-    async def run_async(self, op: str, **kwargs: Any) -> Any:
+    async def run_async(self, op: str, /, **kwargs: Any) -> Any:
         """Run an operation, sync or async, and return its value. Raises as run does."""
         return await self._executor._start(self, op, kwargs)
 
     async def run_batch(self, operations: Iterable[Mapping[str, Any]], **options: Any) -> list[Any]:
         """Run many operations, each {"op": name, "kwargs": {...}}; options are those of ToolExecutor.execute_batch."""
         return await self._executor.execute_batch(self, operations, **options)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the executor that the tool's settings gave it; without such settings there is nothing to end."""
+        own = self.__dict__.get("_toolpost_own")
+        if own is not None:
+            own.close()
 
     # -- what the tool is ---------------------------------------------------------------------------------------------
 
@@ -115,7 +121,7 @@ class BaseTool:
             )
         settings = {k: v for k, v in config.items() if k in keys and k not in own_fields}
         if settings:
-            self._executor = binding.engine().make_executor(settings)
+            self._executor = self._toolpost_own = binding.engine().make_executor(settings)
         if own_model is None:
             return dict(config)
         try:
@@ -130,6 +136,12 @@ class BaseTool:
         if name == "_schemas":
             return bind_schemas(type(self))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __copy__(self) -> BaseTool:
+        """A tool of its own, with the same executor."""
+        new = type(self).__new__(type(self))
+        new.__dict__.update({k: v for k, v in self.__dict__.items() if not k.startswith("_toolpost_")})
+        return new
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes: everything but the executor and what was compiled for it."""
@@ -148,7 +160,36 @@ def operations_of(cls: type) -> tuple[str, ...]:
                 names[name] = None
             else:
                 names.pop(name, None)
+    if issubclass(cls, BaseTool):
+        _check_reserved(cls)
     return tuple(names)
+
+
+RESERVED = frozenset(
+    {
+        "run",
+        "run_async",
+        "run_batch",
+        "operations",
+        "definitions",
+        "get_schema_coverage",
+        "config",
+        "tool_name",
+        "close",
+    }
+)
+
+
+def _check_reserved(cls: type) -> None:
+    """Refuse a method that takes the place of one of BaseTool's own: it could never be an operation."""
+    for base in cls.__mro__:
+        if base is BaseTool:
+            return
+        for name in RESERVED & vars(base).keys():
+            if inspect.isfunction(vars(base)[name]) and name != "close":
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name}: BaseTool has {name!r} for itself; give the operation another name"
+                )
 
 
 def bind_schemas(cls: type) -> dict[str, type[BaseModel]]:
@@ -210,13 +251,19 @@ def camel_case(name: str) -> str:
 
 
 def definitions_of(tool: Any) -> list[ToolDefinition]:
-    """The definitions of an object's operations; any object with public methods will do."""
+    """The definitions of an object's operations, made once an object; any object with public methods will do."""
     cls = type(tool)
     prefix = getattr(tool, "tool_name", None) or cls.__name__
+    there = getattr(tool, "__dict__", {}).get("_toolpost_definitions")
+    if there is not None and there[:2] == (id(tool), prefix):
+        return list(there[2])
     schemas = getattr(tool, "_schemas", None)
     if not isinstance(schemas, dict):
         schemas = bind_schemas(cls)
-    return [_define_operation(tool, prefix, name, schemas.get(name)) for name in operations_of(cls)]
+    made = [_define_operation(tool, prefix, name, schemas.get(name)) for name in operations_of(cls)]
+    if hasattr(tool, "__dict__"):
+        tool.__dict__["_toolpost_definitions"] = (id(tool), prefix, made)
+    return list(made)
 
 
 def definition_of_private(tool: Any, name: str) -> ToolDefinition:

@@ -77,8 +77,8 @@ _SLOW_OPERATORS = ("**", "<<", "*", "@")
 def is_leaf(func: Callable[..., Any]) -> bool:
     """Whether a function's code can neither loop, call, look up attributes nor raise, so that it ends at once.
 
-    Only such a body may run where the caller stands while a deadline holds: anything else could outlive it.
-    Powers, shifts and products are left out, as they may grow without bound.
+    Only such a body, given numbers and booleans alone, may run where the caller stands while a deadline holds: anything
+    else could outlive it. Powers, shifts, products and widths are left out, as they may grow without bound.
     """
     target = getattr(func, "__func__", func)
     code = getattr(target, "__code__", None)
@@ -87,6 +87,8 @@ def is_leaf(func: Callable[..., Any]) -> bool:
     for instruction in dis.get_instructions(code):
         if instruction.opname not in _LEAF_OPS:
             return False
+        if instruction.opname == "FORMAT_VALUE" and (instruction.arg or 0) & 4:
+            return False  # a width may be any number
         if instruction.opname == "BINARY_OP" and instruction.argrepr.rstrip("=") in _SLOW_OPERATORS:
             return False
         if (

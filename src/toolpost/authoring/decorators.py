@@ -280,7 +280,9 @@ class Tool:
     def define(self, func: Callable[..., Any]) -> ToolDefinition:
         """The definition of func, not registered."""
         record, function = declared(func), raw(func)
-        name = self.name or function.__name__
+        name = self.name or getattr(function, "__name__", None)
+        if not name:
+            raise ConfigurationError(f"@Tool: a {type(function).__name__} has no name of its own; give name=")
         given = {"cache": self.cache, "rate_limit": self.rate_limit, "screening": self.screening}
         for key, value in given.items():
             if value is not UNSET:
@@ -345,7 +347,10 @@ def define_function(
         parameters=schema,
         check=check,
         body=FunctionBody(
-            func=func, is_async=_is_async(func), context=context, leaf=not _is_async(func) and binding.is_leaf(func)
+            func=func,
+            is_async=_is_async(func),
+            context=context,
+            leaf=check.scalar and not _is_async(func) and binding.is_leaf(func),
         ),
         returns=returns,
         output_check=ReturnsCheck(returns) if returns is not None else None,

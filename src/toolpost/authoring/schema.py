@@ -19,7 +19,7 @@ from toolpost.calls.context import ToolContext
 from toolpost.calls.errors import ConfigurationError, InputValidationError, OutputValidationError
 
 _TypedDict: Any = TypedDict
-STRICT_TYPES = frozenset({"int", "float", "bool"})
+STRICT_TYPES = frozenset({"int", "float", "bool", "str"})
 UNTOUCHED = frozenset(
     {"metadata", "default", "default_factory", "cls", "config", "expected", "serialization", "function", "keys_schema"}
     | {"custom_error_context", "members", "discriminator", "ref", "schema_ref", "computed_fields"}

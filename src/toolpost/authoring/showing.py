@@ -11,10 +11,9 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["HIDDEN", "could_be_secret", "cut", "scrub", "secret_name", "show"]
+from toolpost.calls.redaction import HIDDEN, scrub
 
-HIDDEN: Final = "[hidden]"
-"""What is shown in the place of a secret."""
+__all__ = ["HIDDEN", "could_be_secret", "cut", "scrub", "secret_name", "show"]
 
 
 def show(value: Any, *, name: str = "", limit: int = 80) -> str:
@@ -131,17 +130,6 @@ _ABOUT_IT: Final = frozenset({
 })  # fmt: skip
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
 
-_KEY_LIKE: Final = re.compile(
-    r"-----BEGIN [A-Z0-9 ]+-----[\s\S]*?(?:-----END [A-Z0-9 ]+-----|\Z)"
-    r"|\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"
-    r"|\b(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}|\b(?i:basic)\s+(?=[A-Za-z+/]*[A-Z0-9=])[A-Za-z0-9+/=]{8,}"
-    r"|\b[rsp]k[-_][A-Za-z0-9_-]{20,}"
-    r"|\bgh[a-z]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{30,}|\bxox[a-z]-[\w-]{10,}|\bya29\.[\w-]{16,}"
-    r"|\b(?:hf|npm|pypi|whsec|dop_v1)[_-][A-Za-z0-9_-]{20,}"
-    r"|(?<=://)[^\s/@:'\"]*:[^\s/@'\"]+(?=@)"
-)
-
 
 @functools.lru_cache(maxsize=4096)
 def _secret_name(name: str) -> bool:
@@ -171,10 +159,3 @@ def secret_name(name: str) -> bool:
 def could_be_secret(value: Any) -> bool:
     """Whether a value under a secret's name is to be hidden: truth and absence tell nothing."""
     return value is not None and not isinstance(value, bool)
-
-
-def scrub(text: str) -> str:
-    """text with what looks like a key, a token or a password in a URL hidden."""
-    if len(text) < 11 and "@" not in text:  # shorter than any key; most names and values are
-        return text
-    return _KEY_LIKE.sub(HIDDEN, text)

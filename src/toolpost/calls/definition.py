@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -96,6 +97,7 @@ class ToolDefinition:
 
     parameters and returns are JSON Schema 2020-12; parameters describes an object.
     wrap_result puts a result that is not an object under the key "result", as @Tool promises.
+    serial tells definitions of one process apart: two closures or two instances have equal code and other meanings.
     """
 
     name: str
@@ -120,6 +122,7 @@ class ToolDefinition:
     passes: frozenset[str] = frozenset()
     source: str = ""
     created_at: float = field(default_factory=time.time)
+    serial: int = field(default_factory=itertools.count(1).__next__, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.match(self.name):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import threading
-import weakref
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from toolpost.authoring.base import BaseTool, definitions_of
@@ -18,12 +17,21 @@ from toolpost.calls.errors import (
     ConfigurationError,
     EngineError,
     InputValidationError,
+    OverloadedError,
     ToolNotFoundError,
 )
+from toolpost.calls.policies import UNSET, given
 from toolpost.engine.registry import ToolRegistry, split_name
 from toolpost.pipeline.compile import Handler, compile
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
+
+NOTICED_S = 0.01
+"""How long a call may wait for its loop before that is taken off its limit."""
+KEPT_BY_A_TOOL = 8
+"""For how many executors a tool object keeps its compiled operations."""
+KEPT_FOR_OTHERS = 128
+"""For how many objects without a __dict__ an executor keeps them."""
 
 
 class Entry:
@@ -78,10 +86,27 @@ class Entry:
             inv.deadline_s = call.deadline_s
         inv.strict = call.strict
         if self.scoped and self.visible:
-            for name, value in (("user_id", caller.user_id), ("task_id", call.task_id)):
-                if name in self.visible and value is not None:
-                    arguments.setdefault(name, value)
+            self._named_by_door(arguments, {"user_id": caller.user_id, "task_id": call.task_id})
         return inv
+
+    def _named_by_door(self, arguments: dict[str, Any], named: dict[str, str | None]) -> None:
+        """Fill in who the door says the call is for. Arguments, which a model wrote, may not say otherwise."""
+        for name in self.visible:
+            value = named[name]
+            if value is not None and arguments.setdefault(name, value) != value:
+                raise InputValidationError(
+                    problems=[
+                        {
+                            "path": f"/{name}",
+                            "loc": (name,),
+                            "parameter": name,
+                            "type": "const",
+                            "msg": f"'{name}' must be the caller's own; leave it out",
+                            "expected": f"the caller's own {name}",
+                            "got": "another",
+                        }
+                    ]
+                )
 
 
 class Bound:
@@ -101,13 +126,23 @@ class Entries:
 
     def __init__(self, registry: ToolRegistry, services: Services) -> None:
         self.epoch = 0
+        self._closed = False
         self.lock = threading.RLock()
         self._registry = registry
         self._services = services
-        self._by_definition: weakref.WeakKeyDictionary[ToolDefinition, tuple[int, Entry]] = weakref.WeakKeyDictionary()
-        self._bound_elsewhere: weakref.WeakKeyDictionary[Any, Bound] = weakref.WeakKeyDictionary()
-        self._named: dict[tuple[str, str | None], Entry] = {}
-        self._named_state: tuple[int, int] = (-1, -1)
+        self._bound_elsewhere: OrderedDict[int, tuple[Any, Bound]] = OrderedDict()
+        self._named: tuple[tuple[int, int], dict[tuple[str, str | None], Entry]] = ((-1, -1), {})
+
+    def close(self) -> None:
+        """Refuse every look-up from now on, also of what is compiled already."""
+        with self.lock:
+            self._closed = True
+            self.epoch += 1
+
+    def check_open(self) -> None:
+        """Raise OverloadedError once closed. For whoever finds that the epoch is another."""
+        if self._closed:
+            raise OverloadedError("the executor is closed; make another")
 
     def renew(self, services: Services) -> None:
         """Compile with these services from now on. The lock is held by whoever changes what they hang on."""
@@ -115,16 +150,17 @@ class Entries:
         self.epoch += 1
 
     def of(self, definition: ToolDefinition) -> Entry:
-        """The entry of a definition, compiled when first asked for."""
+        """The entry of a definition, compiled when first asked for; it is kept with the definition."""
         with self.lock:
+            self.check_open()
             epoch = self.epoch
-            known = self._by_definition.get(definition)
-            if known is not None and known[0] == epoch:
-                return known[1]
+            known = definition.__dict__.get("_toolpost_entry")
+            if known is not None and known[0] is self and known[1] == epoch:
+                return known[2]  # type: ignore[no-any-return]
             body = definition.body
             needs_loop = (isinstance(body, FunctionBody) and body.is_async) or _is_async(self._services.authorizer)
             entry = Entry(definition, compile(definition, self._services), needs_loop)
-            self._by_definition[definition] = (epoch, entry)
+            definition.__dict__["_toolpost_entry"] = (self, epoch, entry)
             return entry
 
     def operation(self, tool: Any, operation: str) -> Entry:
@@ -132,10 +168,8 @@ class Entries:
         try:
             bound = tool.__dict__.get("_toolpost_bound")
         except AttributeError:
-            try:
-                bound = self._bound_elsewhere.get(tool)
-            except TypeError:  # what takes no weak reference, such as None, text and numbers
-                bound = None
+            known = self._bound_elsewhere.get(id(tool))
+            bound = known[1] if known is not None and known[0] is tool else None
         if bound is None or bound.owner is not self or bound.epoch != self.epoch:
             bound = self.bind(tool)
         try:
@@ -148,38 +182,45 @@ class Entries:
         if isinstance(tool, type):
             raise ConfigurationError(f"{tool.__name__} is a class; make an object of it: {tool.__name__}()")
         with self.lock:
+            self.check_open()
             epoch = self.epoch
-            old = getattr(tool, "__dict__", {}).get("_toolpost_bound")
-            if old is not None and old.owner is self:
-                definitions = [entry.definition for entry in old.entries.values()]
-            else:
-                definitions = definitions_of(tool)
+            others: dict[Any, Bound] = getattr(tool, "__dict__", {}).setdefault("_toolpost_bounds", {})
+            bound = others.get(self)
+            if bound is not None and bound.epoch == epoch:
+                tool.__dict__["_toolpost_bound"] = bound
+                return bound
+            definitions = definitions_of(tool)
             if not definitions and not isinstance(tool, BaseTool):
                 raise ConfigurationError(
                     f"execute takes a tool object and the name of its operation, got {type(tool).__name__}; "
                     f"use call(name, ...) for tools by name, execute_tool_call for a ToolCall"
                 )
             bound = Bound(self, epoch, {d.operation or d.name: self.of(d) for d in definitions})
-        try:
-            tool.__dict__["_toolpost_bound"] = bound
-        except AttributeError:
-            with contextlib.suppress(TypeError):  # no weak references either: bound anew for each call
-                self._bound_elsewhere[tool] = bound
+            if hasattr(tool, "__dict__"):
+                tool.__dict__["_toolpost_bound"] = others[self] = bound
+                while len(others) > KEPT_BY_A_TOOL:
+                    del others[next(iter(others))]
+            else:
+                self._bound_elsewhere[id(tool)] = (tool, bound)
+                while len(self._bound_elsewhere) > KEPT_FOR_OTHERS:
+                    self._bound_elsewhere.popitem(last=False)
         return bound
 
     def named(self, name: str, version: str | None) -> Entry:
         """The entry of a registered tool. Raises ToolNotFoundError."""
         state = (self.epoch, self._registry.revision)
-        if state != self._named_state:
-            self._named, self._named_state = {}, state
+        known = self._named
+        if known[0] != state:
+            self.check_open()
+            known = self._named = (state, {})
             self._services.resources.recycle()
-        key = (name, version)
-        entry = self._named.get(key) if isinstance(name, str) else None
+        entries, key = known[1], (name, version)
+        entry = entries.get(key) if isinstance(name, str) else None
         if entry is None:
             if not isinstance(name, str):
                 raise ToolNotFoundError(f"a tool's name is text, got {type(name).__name__}")
             entry = self.of(self._registry.get_tool(*split_name(name, version)))
-            self._named[key] = entry
+            entries[key] = entry  # of the state it was looked up in: what changed meanwhile is looked up anew
         return entry
 
     def block(self, entry: Entry, inv: Invocation) -> Any:
@@ -203,11 +244,19 @@ class Entries:
                 f"await run_async(...), execute_async(...) or call(...) instead"
             )
 
-        async def on_loop() -> Any:
-            return await entry.handler(inv)
+        services = self._services
+        policy = entry.definition.policies.timeout
+        timeout = given(services.defaults.timeout if policy is UNSET else policy)
+        limits = (inv.deadline_s, timeout.total_s if timeout is not None else None)
+        limit_s = min((limit for limit in limits if limit is not None), default=None)
+
+        def start(left_s: float | None) -> Awaitable[Any]:
+            if left_s is not None and limit_s is not None and limit_s - left_s > NOTICED_S:
+                inv.deadline_s = left_s  # the loop was busy: the wait for it is part of the call
+            return entry.handler(inv)
 
         try:
-            return self._services.resources.loop.run(on_loop())
+            return services.resources.loop.run(start, limit_s, grace_s=services.cancel_grace_s, clock=services.clock)
         except concurrent.futures.CancelledError:
             raise CallCancelledError("the call was cancelled", tool=entry.definition.name) from None
 

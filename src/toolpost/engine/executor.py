@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from toolpost.authoring.base import BaseTool
@@ -18,17 +18,16 @@ from toolpost.calls.errors import (
     ConfigurationError,
     InputValidationError,
     ToolExecutionError,
-    ToolTimeoutError,
 )
 from toolpost.calls.events import Event, Logged, Observer
 from toolpost.calls.policies import Policies, RateLimit, Screening, Timeout
 from toolpost.calls.result import ToolResult, failed_result
-from toolpost.engine.batch import in_order, streamed
+from toolpost.engine.batch import checked_concurrency, checked_deadline, each, in_order, streamed, too_late
 from toolpost.engine.entries import Entries, Entry, no_call, operation_of
 from toolpost.engine.execution_utils import ExecutionUtils
 from toolpost.engine.plugins import definitions_in
 from toolpost.engine.registry import ToolRegistry, get_tool_registry
-from toolpost.engine.results import cancelled, failed, refused, succeeded
+from toolpost.engine.results import Place, cancelled, failed, no_tool_call, refused, succeeded
 from toolpost.engine.settings import ExecutorConfig, refuse_unsupported
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.screen import refusal
@@ -46,7 +45,7 @@ logger = logging.getLogger("toolpost")
 
 
 class ToolExecutor:
-    """Runs tools. config is a dict of ExecutorConfig's fields, or one; keywords override it.
+    """Runs tools. config is a dict of ExecutorConfig's fields, or one; keywords override it, in a copy.
 
     Everything may be called from any thread and any event loop. Async bodies run in the caller's task; sync bodies in
     worker threads (or processes), so that a deadline can be kept. Observers are called with every event and must be
@@ -100,7 +99,7 @@ class ToolExecutor:
         self._services = self._make_services()
         self._entries = Entries(self.registry, self._services)
         self._watch_debug()
-        self.config.on_change(self._reconfigured)
+        self._unwatch = _watch(self)
         for plugin in self.config.plugins:
             self.add(plugin)
 
@@ -129,7 +128,8 @@ class ToolExecutor:
         """Run operations {"op": name, "kwargs": {...}}, at most concurrency (io_concurrency) at once; values in order.
 
         fail_fast raises the first error and cancels what still runs. Without it an error stands in its place in the
-        list, as the exception. deadline_s holds for all of them together.
+        list, as the exception. deadline_s holds for all of them together. Context variables that one operation sets
+        are not seen by the others, nor by the caller.
         """
 
         def start(item: Mapping[str, Any], left_s: float | None) -> Any:
@@ -147,8 +147,8 @@ class ToolExecutor:
         return await in_order(
             operations,
             start,
-            concurrency=concurrency or self.config.io_concurrency,
-            deadline_s=deadline_s,
+            concurrency=checked_concurrency(concurrency, self.config.io_concurrency),
+            deadline_s=checked_deadline(deadline_s),
             fail_fast=fail_fast,
             clock=self._clock,
         )
@@ -189,7 +189,7 @@ class ToolExecutor:
 
     async def execute_tool_calls(
         self,
-        tool_calls: Iterable[ToolCall],
+        tool_calls: Iterable[ToolCall] | AsyncIterable[ToolCall],
         *,
         fail_fast: bool = False,
         concurrency: int | None = None,
@@ -197,20 +197,27 @@ class ToolExecutor:
     ) -> list[ToolResult]:
         """Run calls, at most concurrency (io_concurrency) at a time; one result each, in order.
 
-        With fail_fast, calls that had not ended when one failed are reported as cancelled. deadline_s holds for all of
-        them together.
+        With fail_fast, calls that had not ended when one failed are reported as cancelled, with the outcome not_run,
+        stopped, or unknown for a body that runs on in its thread; an async iterable is then asked for no more.
+        deadline_s holds for all of them together. What is no ToolCall has an error for its result.
         """
-        results: list[ToolResult | None] = []
-        waiting: list[ToolCall] = []
-        async for index, result in self.stream_tool_calls(
-            _noting(tool_calls, waiting, results), fail_fast=fail_fast, concurrency=concurrency, deadline_s=deadline_s
-        ):
-            results[index] = result
-        return [r if r is not None else cancelled(c) for c, r in zip(waiting, results, strict=True)]
+        places: list[Place] = []
 
-    async def stream_tool_calls(
+        def place(call: ToolCall) -> Place:
+            places.append(Place(call))
+            return places[-1]
+
+        source = each(_iterable(tool_calls), place)
+        async for index, result in self._stream(source, fail_fast, concurrency, deadline_s):
+            places[index].end(result)
+        if isinstance(source, Iterable):
+            for _ in source:  # not taken up after a failure
+                pass
+        return [cancelled(place) if place.result is None else place.result for place in places]
+
+    def stream_tool_calls(
         self,
-        tool_calls: Iterable[ToolCall],
+        tool_calls: Iterable[ToolCall] | AsyncIterable[ToolCall],
         *,
         fail_fast: bool = False,
         concurrency: int | None = None,
@@ -218,28 +225,48 @@ class ToolExecutor:
     ) -> AsyncIterator[tuple[int, ToolResult]]:
         """Run calls as they come from an iterable of any length; (index, result) as each ends, in flat memory.
 
-        With fail_fast nothing is taken up after a failure, and what still runs is cancelled and not reported.
+        With fail_fast nothing is taken up after a failure, and what still runs is cancelled and not reported. An async
+        iterable may be slow: what has ended is given meanwhile.
         """
+        return self._stream(each(_iterable(tool_calls), Place), fail_fast, concurrency, deadline_s)
 
-        async def start(call: ToolCall, left_s: float | None) -> ToolResult:
-            if left_s is not None:
-                if left_s <= 0:
-                    error = ToolTimeoutError("the batch's deadline had passed before this call was taken up")
-                    error.outcome = "not_run"
-                    return failed_result(call.id, call.name, error)
-                own = call.deadline_s
-                call = dataclasses.replace(call, deadline_s=left_s if own is None else min(own, left_s))
-            return await self.execute_tool_call(call)
-
-        async for pair in streamed(
-            tool_calls,
-            start,
-            concurrency=concurrency or self.config.io_concurrency,
-            deadline_s=deadline_s,
+    def _stream(
+        self,
+        places: Iterable[Place] | AsyncIterable[Place],
+        fail_fast: bool,
+        concurrency: int | None,
+        deadline_s: float | None,
+    ) -> AsyncIterator[tuple[int, ToolResult]]:
+        return streamed(
+            places,
+            self._report,
+            concurrency=checked_concurrency(concurrency, self.config.io_concurrency),
+            deadline_s=checked_deadline(deadline_s),
             stop=(lambda result: not result.success) if fail_fast else None,
             clock=self._clock,
-        ):
-            yield pair
+        )
+
+    async def _report(self, place: Place, left_s: float | None) -> ToolResult:
+        """execute_tool_call for one place of a batch that has left_s seconds left; its invocation is noted there."""
+        call = place.call
+        if not isinstance(call, ToolCall):
+            return no_tool_call(call)
+        if left_s is not None:
+            if left_s <= 0:
+                return failed_result(call.id, call.name, too_late())
+            own = call.deadline_s
+            call = dataclasses.replace(call, deadline_s=left_s if own is None else min(own, left_s))
+        started = self._clock.stopwatch()
+        try:
+            entry = self._entries.named(call.name, call.version)
+            inv = place.inv = entry.enter_call(call)
+        except ToolExecutionError as error:
+            return refused(call, error, self._clock.stopwatch() - started, self._services)
+        try:
+            value = await entry.handler(inv)
+        except ToolExecutionError as error:
+            return failed(call, entry, inv, error, self._clock.stopwatch() - started)
+        return succeeded(call, entry, inv, value, self._clock.stopwatch() - started, self._clock.now())
 
     async def call(self, tool_name: str, /, **arguments: Any) -> Any:
         """Run a registered tool by name and return its value. Raises ToolExecutionError and its kinds."""
@@ -304,12 +331,14 @@ class ToolExecutor:
 
     def health(self) -> dict[str, Any]:
         """health_check for callers that block."""
-        pool = self._thread_pool
+        pool, loops_blocked = self._thread_pool, self._resources.loop.abandoned_now
         problems = []
         if self._closed:
             problems.append("the executor is closed")
         if pool.abandoned_now:
             problems.append(f"{pool.abandoned_now} bodies outlived their deadline and still hold a thread")
+        if loops_blocked:
+            problems.append(f"{loops_blocked} event loops are blocked by async bodies that outlived their deadline")
         if pool._work_queue.qsize() > 2 * pool._max_workers:
             problems.append(f"{pool._work_queue.qsize()} bodies wait for a thread; raise max_workers")
         return {
@@ -320,7 +349,7 @@ class ToolExecutor:
             "cache_enabled": self.config.enable_cache,
             "metrics_available": self.config.enable_metrics,
             "active_threads": len(pool._threads),
-            "threads_abandoned": pool.abandoned_now,
+            "threads_abandoned": pool.abandoned_now + loops_blocked,
             "tools": len(self.registry.list_tools()),
             "timestamp": self._clock.now(),
         }
@@ -356,8 +385,10 @@ class ToolExecutor:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End threads, processes and the loop for blocking callers. Calls made afterwards are refused."""
+        """End threads, processes and the loop for blocking callers. Calls made afterwards raise OverloadedError."""
         self._closed = True
+        self._unwatch()
+        self._entries.close()
         self._resources.close()
 
     async def __aenter__(self) -> ToolExecutor:
@@ -452,9 +483,7 @@ class ToolExecutor:
 
 def _config(config: Mapping[str, Any] | ExecutorConfig | None, settings: dict[str, Any]) -> ExecutorConfig:
     if isinstance(config, ExecutorConfig):
-        for name, value in settings.items():
-            setattr(config, name, value)
-        made = config
+        made = config.model_copy(update=settings) if settings else config
     elif config is None or isinstance(config, Mapping):
         made = ExecutorConfig.load({**(config or {}), **settings})
     else:
@@ -465,11 +494,29 @@ def _config(config: Mapping[str, Any] | ExecutorConfig | None, settings: dict[st
     return made
 
 
-def _noting(calls: Iterable[ToolCall], waiting: list[ToolCall], results: list[ToolResult | None]) -> Iterator[ToolCall]:
-    for call in calls:
-        waiting.append(call)
-        results.append(None)
-        yield call
+def _iterable(calls: Iterable[ToolCall] | AsyncIterable[ToolCall]) -> Iterable[ToolCall] | AsyncIterable[ToolCall]:
+    """calls as they are. Raises InputValidationError for what cannot be gone through."""
+    if isinstance(calls, (Iterable, AsyncIterable)):
+        return calls
+    raise InputValidationError(
+        f"Parameter validation failed: tool_calls must be a list or another iterable of ToolCalls, "
+        f"got {type(calls).__name__}"
+    )
+
+
+def _watch(executor: ToolExecutor) -> Callable[[], None]:
+    """Tell an executor of changes to its config for as long as both live; what comes back ends that."""
+    reconfigured = weakref.WeakMethod(executor._reconfigured)
+
+    def changed(field: str) -> None:
+        method = reconfigured()
+        if method is None:
+            end()
+        else:
+            method(field)
+
+    end = executor.config.on_change(changed)
+    return end
 
 
 _default: ToolExecutor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolpost.calls.call import ToolCall
-from toolpost.calls.errors import CallCancelledError, ToolExecutionError
+from toolpost.calls.errors import CallCancelledError, InputValidationError, Outcome, ToolExecutionError
 from toolpost.calls.result import ToolResult, ToolUsage, failed_result
 from toolpost.engine.entries import Entry
 from toolpost.pipeline.invocation import Invocation
@@ -54,10 +54,47 @@ def succeeded(call: ToolCall, entry: Entry, inv: Invocation, value: Any, elapsed
     )
 
 
-def cancelled(call: ToolCall) -> ToolResult:
-    """The result of a call that had not ended when another of its batch failed."""
-    error = CallCancelledError("another call of the batch failed, so this one was cancelled", tool=call.name)
-    return failed_result(call.id, call.name, error, metadata=_metadata(call))
+class Place:
+    """One call of a batch: what was asked for and, once there, its invocation and its result."""
+
+    __slots__ = ("call", "inv", "result")
+
+    def __init__(self, call: ToolCall) -> None:
+        self.call = call
+        self.inv: Invocation | None = None
+        self.result: ToolResult | None = None
+
+    def end(self, result: ToolResult) -> None:
+        """Keep the result and let the invocation go."""
+        self.result, self.inv = result, None
+
+
+def cancelled(place: Place) -> ToolResult:
+    """The result of a call that had not ended when another of its batch failed; outcome says how far it had come."""
+    call, inv = place.call, place.inv
+    if not isinstance(call, ToolCall):
+        return no_tool_call(call)
+    outcome: Outcome = inv.on_timeout if inv is not None and inv.ran else "not_run"
+    said = _BECAME.get(outcome, "it was stopped")
+    error = CallCancelledError(f"another call of the batch failed, so this one was cancelled; {said}", tool=call.name)
+    error.outcome = outcome
+    attempts = 0 if inv is None else inv.attempts
+    return failed_result(call.id, call.name, error, metadata=_metadata(call), attempts=attempts)
+
+
+def no_tool_call(item: object) -> ToolResult:
+    """The result that stands in the place of what is no ToolCall."""
+    error = InputValidationError(
+        f"Parameter validation failed: a batch takes ToolCalls, got {type(item).__name__}; make one with "
+        f"create_tool_call(name, arguments), or read what a model sent with decode_calls"
+    )
+    return failed_result("", "(unknown)", error)
+
+
+_BECAME: dict[Outcome, str] = {
+    "not_run": "it never started",
+    "unknown": "its body runs on in its thread, outcome unknown",
+}
 
 
 def _metadata(call: ToolCall) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,10 @@ def check_bounds(arguments: Mapping[str, Any], limits: Limits) -> None:
             spent += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
         elif isinstance(value, (bytes, bytearray)):
             spent += len(value)
-        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        elif hasattr(value, "__next__"):
+            message = f"'{parameter}' is {type(value).__name__}, which can be read only once; send a list"
+            raise _refusal(parameter, "type", message, "a value that can be looked at before it is used")
+        elif isinstance(value, (Mapping, list, tuple, set, frozenset, deque)):
             if id(value) in above:
                 raise _refusal(parameter, "recursive", f"'{parameter}' contains itself", "a value without cycles")
             if depth > limits.max_depth:

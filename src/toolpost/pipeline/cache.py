@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
+import secrets
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import orjson
 from toolpost.calls.call import ANONYMOUS
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.policies import given
-from toolpost.pipeline.invocation import Done, Invocation
+from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.stores.memory import MemoryCache
 
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
     from toolpost.pipeline.compile import Handler
 
 logger = logging.getLogger("toolpost")
-SORTED = orjson.OPT_SORT_KEYS
+OPTIONS = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_TAG = secrets.token_hex(8)
 
 
 def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
@@ -31,8 +39,8 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         return next
     get, put, missing = services.cache.get, services.cache.put, MemoryCache.MISSING
     dumps = orjson.dumps
-    prefix = f"{tool.name}@{tool.version}:{tool.digest}"
-    scope_of = _SCOPES[policy.per]
+    prefix = f"{tool.name}@{tool.version}:{tool.digest}:{tool.serial}"
+    scope_of, by_task = _SCOPES[policy.per], policy.per == "task"
     ttl = policy.ttl_s
     fixed_ttl_s = services.cache_ttl_s if ttl is None or callable(ttl) else ttl
 
@@ -53,12 +61,12 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
 
     def handler(inv: Invocation) -> Awaitable[Any]:
         try:
-            arguments = dumps(inv.arguments, None, SORTED)
+            arguments = dumps(inv.arguments, _tagged, OPTIONS)
         except (TypeError, ValueError):
             return next(inv)  # no canonical form (not JSON, a number too large), so no key
         if b"null" in arguments and _has_nan(inv.arguments):
             return next(inv)
-        if inv.task_id is None and inv.caller is ANONYMOUS:
+        if by_task and inv.task_id is None and inv.caller is ANONYMOUS:
             key: Hashable = (prefix, arguments)
         else:
             key = (prefix, scope_of(inv), arguments)
@@ -66,7 +74,8 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         if value is missing:
             return miss(inv, key)
         inv.source = "cache"
-        return Done(value)
+        inv.value = value
+        return inv
 
     return handler
 
@@ -82,6 +91,13 @@ _SCOPES: dict[str, Callable[[Invocation], Hashable]] = {
     "tenant": lambda inv: inv.caller.tenant,
     "global": lambda inv: None,
 }
+
+
+def _tagged(value: Any) -> Any:
+    """A date or time in a form that no text or list can have: the key must not take one for the other."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return {_TAG: [type(value).__name__, value.isoformat()]}
+    raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
 def _has_nan(value: Any) -> bool:

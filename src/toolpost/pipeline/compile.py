@@ -8,7 +8,7 @@ from typing import Any
 from toolpost.calls.definition import ToolDefinition
 from toolpost.pipeline.authorize import authorize
 from toolpost.pipeline.cache import cache
-from toolpost.pipeline.invocation import Done, Invocation
+from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.limit import limit
 from toolpost.pipeline.screen import screen
 from toolpost.pipeline.services import Services
@@ -27,7 +27,7 @@ ORDER: tuple[Stage, ...] = (settle, trace, validate, screen, authorize, limit, c
 
 def compile(tool: ToolDefinition, services: Services, order: tuple[Stage, ...] = ORDER) -> Handler:
     """The handler of a tool. A stage with nothing to do for it returns the next one and so is not in the chain."""
-    handler: Handler = runner_for(tool, services.resources, Done)
+    handler: Handler = runner_for(tool, services.resources)
     for stage in reversed(order):
         handler = stage(tool, services, handler)
     return handler

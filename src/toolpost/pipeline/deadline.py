@@ -71,24 +71,26 @@ class Late:
                     raise
                 except BaseException as thrown:
                     if closing:
+                        closed = True
                         task.uncancel()
                         _close(coro)
+                        if task.cancelling() > before:  # from outside, too: that goes first
+                            raise
                         raise self._error() from None
                     if expired and not late and isinstance(thrown, asyncio.CancelledError):
                         late = True
-                        if task.uncancel() <= before:
-                            alarm = clock.alarm(self._services.cancel_grace_s, force)
-                        else:
-                            late = False  # cancelled from outside at the same time: that goes first
-                            expired = False
+                        task.uncancel()
+                        alarm = clock.alarm(self._services.cancel_grace_s, force)
                     waiting = coro.throw(thrown)
                 else:
                     waiting = coro.send(sent)
         except StopIteration as done:
-            if late:
-                self._inv.on_timeout = "ran"
-                raise self._error() from None
-            return done.value
+            if not late:
+                return done.value
+            if task.cancelling() > before:
+                raise asyncio.CancelledError from None
+            self._inv.on_timeout = "ran"
+            raise self._error() from None
         except asyncio.CancelledError:
             if late and task.cancelling() <= before:
                 raise self._error() from None
@@ -97,10 +99,8 @@ class Late:
             if closed:
                 raise
             raise RuntimeError("the body raised GeneratorExit") from raised
-        except ToolTimeoutError:
-            raise
         except Exception as raised:
-            if not late:
+            if not late or closed:
                 raise
             self._inv.on_timeout = "ran"
             raise self._error() from raised

@@ -52,7 +52,11 @@ def _encode(value: Any, path: str, depth: int) -> Any:
         if not value.isascii():
             _check_text(value, path)
         return value
-    if kind is int or kind is bool or value is None:
+    if kind is bool or value is None:
+        return value
+    if kind is int:
+        if not -(2**63) <= value < 2**64:
+            raise OutputValidationError(f"the result{_at(path)} is an integer beyond 64 bits; return it as text")
         return value
     if kind is float:
         if not math.isfinite(value):
@@ -63,10 +67,17 @@ def _encode(value: Any, path: str, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise OutputValidationError(f"the result is nested more than {MAX_DEPTH} levels deep, or contains itself")
     if kind is dict:
-        return {_key(k, path): _encode(v, f"{path}/{k}", depth + 1) for k, v in value.items()}
+        return _encode_object(value, path, depth)
     if kind is list or kind is tuple:
         return [_encode(item, f"{path}/{i}", depth + 1) for i, item in enumerate(value)]
     return _encode_other(value, path, depth)
+
+
+def _encode_object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    encoded = {_key(k, path): _encode(v, f"{path}/{k}", depth + 1) for k, v in value.items()}
+    if len(encoded) != len(value):
+        raise OutputValidationError(f"the result{_at(path)} has keys that are the same in JSON, such as 1 and '1'")
+    return encoded
 
 
 def _encode_other(value: Any, path: str, depth: int) -> Any:
@@ -81,7 +92,7 @@ def _encode_other(value: Any, path: str, depth: int) -> Any:
         except TypeError:
             return sorted(items, key=repr)
     if isinstance(value, Mapping) and not hasattr(value, "model_dump"):
-        return {_key(k, path): _encode(v, f"{path}/{k}", depth + 1) for k, v in value.items()}
+        return _encode_object(value, path, depth)
     if isinstance(value, PurePath):
         return str(value)
     check_shape(value)
@@ -103,6 +114,8 @@ def _encode_other(value: Any, path: str, depth: int) -> Any:
 
 def _key(key: Any, path: str) -> str:
     if key.__class__ is str:
+        if not key.isascii():
+            _check_text(key, path)
         return key
     if isinstance(key, str):
         return str(getattr(key, "value", key))

@@ -11,30 +11,20 @@ from toolpost.calls.errors import Outcome
 from toolpost.calls.result import Source
 
 
-class Done:
-    """An awaitable that is there already. A stage or runner that knows its value at once returns one: it costs less
-    than a coroutine, and settle takes the value without awaiting."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self.value
-        yield
-
-
 class Invocation:
     """What one call carries. Fields left at the class's defaults cost nothing.
 
     arguments are as they came; kwargs are what validation made of them, and what the body gets.
     blocking says that a thread waits for this call, so that nothing may suspend. encode says that the result must be
     JSON. deadline_s is the caller's own limit in seconds from started.
+
+    An invocation is awaitable: a stage or runner that has the value at once puts it into value and returns the
+    invocation itself, which costs less than a coroutine; settle takes the value without awaiting.
     """
 
     arguments: dict[str, Any]
     kwargs: dict[str, Any]
+    value: Any
     caller: Caller = ANONYMOUS
     task_id: str | None = None
     deadline_s: float | None = None
@@ -60,6 +50,10 @@ class Invocation:
         inv = cls()
         inv.arguments = arguments
         return inv
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.value
+        yield
 
     @property
     def id(self) -> str:

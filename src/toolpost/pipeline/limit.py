@@ -30,11 +30,13 @@ def limit(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     buckets = services.buckets
 
     def handler(inv: Invocation) -> Awaitable[Any]:
-        for scope, policy in rules:
-            who = _key(policy, inv.caller, tool.name)
-            wait_s = buckets.take((scope, who), rate=policy.calls / policy.per_s, burst=policy.calls)
-            if wait_s > 0:
-                raise exceeded(policy, inv.caller, tool.name, wait_s)
+        wanted = [
+            ((scope, _key(policy, inv.caller, tool.name)), policy.calls / policy.per_s, float(policy.calls))
+            for scope, policy in rules
+        ]
+        wait_s, refused = buckets.take_all(wanted)
+        if refused is not None:
+            raise exceeded(rules[refused][1], inv.caller, tool.name, wait_s)
         return next(inv)
 
     return handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,8 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     def handler(inv: Invocation) -> Awaitable[Any]:
         arguments = inv.arguments
         for name, value in arguments.items():
+            if isinstance(value, (set, frozenset, deque)):
+                value = list(value)
             judge = screens.get(name)
             if judge is not None:
                 finding = judge.check(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ from toolpost.calls.errors import (
 )
 from toolpost.calls.events import CallFinished, CallStarted, Event
 from toolpost.calls.policies import given
+from toolpost.calls.redaction import scrub_message
 from toolpost.pipeline.deadline import Late, timed_out
 from toolpost.pipeline.encode import PLAIN, check_shape, to_json
-from toolpost.pipeline.invocation import Done, Invocation
+from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.runners.threads import from_body
 from toolpost.telemetry.metrics import BATCH
@@ -60,8 +62,8 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             emit(services, _started(tool, inv, now()))
         try:
             coro: Any = next(inv)
-            if coro.__class__ is Done:
-                value = coro.value
+            if coro is inv:  # the value was there at once
+                value = inv.value
                 parked = DONE
             else:
                 try:
@@ -91,7 +93,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             _tell_failure(services, tool, inv, error, elapsed_s)
             if raised is error or _passes_through(raised, inv):
                 raise
-            raise error from raised
+            raise error from error.__cause__ or (None if isinstance(raised, ToolExecutionError) else raised)
         elapsed_s = stopwatch() - started
         # What stats.record and collector.note do, without the calls: they would be a sixth of the whole call.
         pending = runs if inv.source == "run" else hits
@@ -134,8 +136,9 @@ def _translated(
     raised: BaseException, tool: ToolDefinition, inv: Invocation, limit_s: float | None
 ) -> ToolExecutionError:
     """The typed error for anything a stage, a runner or a body may raise."""
+    error: ToolExecutionError
     if isinstance(raised, ToolExecutionError):
-        error = raised
+        error = _own(raised, tool) if inv.ran else raised
     elif isinstance(raised, (asyncio.CancelledError, GeneratorExit)) and not from_body(raised):
         late = limit_s is not None and inv.blocking
         error = timed_out(limit_s or 0.0, inv) if late else CallCancelledError("the call was cancelled")
@@ -147,19 +150,42 @@ def _translated(
         error = OperationError(f"Error executing {tool.operation or tool.name}: {_said(raised)}")
     if error.tool is None:
         error.tool = tool.name
-    if inv.ran and error.outcome == "not_run" and not isinstance(error, ToolTimeoutError):
+    return error
+
+
+def _own(raised: ToolExecutionError, tool: ToolDefinition) -> ToolExecutionError:
+    """The error of this call for one that its body raised, or let through from a call of its own.
+
+    The body may raise one object again and again, so it is copied and left as it was. A refusal or a timeout of an
+    inner call (its error names that tool) is not one of this call, whose body ran.
+    """
+    if raised.tool is not None and isinstance(raised, (Rejected, ToolTimeoutError)):
+        inner = f"{raised.tool} did not give a result: {raised.message}"
+        error: ToolExecutionError = OperationError(f"Error executing {tool.operation or tool.name}: {inner}")
+        error.retryable = raised.retryable
+        error.__cause__ = raised
+        return error
+    try:
+        error = copy.copy(raised)
+    except Exception:
+        error = raised  # an author's own class that cannot be copied
+    else:
+        error.__cause__, error.__suppress_context__ = raised.__cause__, True
+        error.__traceback__, raised.__traceback__ = raised.__traceback__, None
+    error.tool = tool.name
+    if error.outcome == "not_run" and not isinstance(error, ToolTimeoutError):
         error.outcome = "ran"
     return error
 
 
 def _said(raised: BaseException) -> str:
-    """An exception's kind and what it says, at most 2,000 characters; some cannot even be written."""
+    """An exception's kind and what it says, at most 2,000 characters and without secrets; some cannot be written."""
     kind = type(raised).__name__
     try:
         text = str(raised)[:2000]
     except Exception:
         return kind
-    return f"{kind}: {text}" if text else kind
+    return f"{kind}: {scrub_message(text)}" if text else kind
 
 
 def _tell_failure(

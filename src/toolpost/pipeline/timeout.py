@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.policies import given
 from toolpost.pipeline.deadline import within
-from toolpost.pipeline.invocation import Done, Invocation
+from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 
 if TYPE_CHECKING:
@@ -31,6 +31,6 @@ def timeout(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             finally:
                 inv.limit_s = total
         work = next(inv)
-        return work.value if isinstance(work, Done) else await within(work, attempt_s, services, inv)
+        return inv.value if work is inv else await within(work, attempt_s, services, inv)
 
     return handler

@@ -11,14 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-def runner_for(
-    tool: ToolDefinition, resources: Resources, done: Callable[[Any], Awaitable[Any]]
-) -> Callable[[Any], Awaitable[Any]]:
+def runner_for(tool: ToolDefinition, resources: Resources) -> Callable[[Any], Awaitable[Any]]:
     """What runs the body of a tool. A kind that cannot be run yet refuses each call with NotSupportedError."""
     if isinstance(tool.body, FunctionBody):
         from toolpost.runners.function import function_runner
 
-        return function_runner(tool, tool.body, resources, done)
+        return function_runner(tool, tool.body, resources)
 
     async def refuses(inv: Any) -> Any:
         raise not_runnable(tool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ class Run(Protocol):
     """What a runner needs to know of a call; the pipeline's Invocation is one."""
 
     kwargs: dict[str, Any]
+    value: Any
     caller: Caller
     task_id: str | None
     blocking: bool
@@ -32,17 +33,14 @@ class Run(Protocol):
     @property
     def id(self) -> str: ...
 
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+
 
 Runs = Callable[[Any], Awaitable[Any]]
 
 
-def function_runner(
-    tool: ToolDefinition, body: FunctionBody, resources: Resources, done: Callable[[Any], Awaitable[Any]]
-) -> Runs:
-    """The runner of a function, chosen once: nothing about the function is looked up per call.
-
-    done wraps a value that is there at once, so that it can be awaited.
-    """
+def function_runner(tool: ToolDefinition, body: FunctionBody, resources: Resources) -> Runs:
+    """The runner of a function, chosen once: nothing about the function is looked up per call."""
     arguments = _arguments(tool, body, resources)
     if body.is_async:
         return _in_task(body.func, arguments)
@@ -50,7 +48,7 @@ def function_runner(
     if where == "auto":
         where = "inline" if body.leaf else ("process" if resources.sync_in == "process" else "thread")
     if where == "inline":
-        return _inline(body.func, arguments, done)
+        return _inline(body.func, arguments)
     if where == "process":
         return _in_process(body, arguments, resources)
     return _in_thread(body.func, arguments, resources, unasked=tool.policies.runs_in == "auto")
@@ -69,10 +67,11 @@ def _arguments(tool: ToolDefinition, body: FunctionBody, resources: Resources) -
         named: dict[str, Any] = {} if mapping else dict(run.kwargs)
         if name is not None:
             named[name] = run.context = context_for(tool, run, resources)
-        if "user_id" in passes and run.caller.user_id is not None:
-            named["user_id"] = run.caller.user_id
-        if "task_id" in passes and run.task_id is not None:
-            named["task_id"] = run.task_id
+        for scoping in passes:  # these come from the call, never from its arguments
+            named.pop(scoping, None)
+            value = run.caller.user_id if scoping == "user_id" else run.task_id
+            if value is not None:
+                named[scoping] = value
         return ((run.kwargs,) if mapping else ()), named
 
     return make
@@ -127,14 +126,16 @@ def _in_task(func: Callable[..., Any], arguments: Arguments | None) -> Runs:
     return made
 
 
-def _inline(func: Callable[..., Any], arguments: Arguments | None, done: Callable[[Any], Awaitable[Any]]) -> Runs:
+def _inline(func: Callable[..., Any], arguments: Arguments | None) -> Runs:
     def plain(run: Run) -> Awaitable[Any]:
         run.attempts += 1
         run.ran = True
         if arguments is None:
-            return done(func(**run.kwargs))
-        args, named = arguments(run)
-        return done(func(*args, **named))
+            run.value = func(**run.kwargs)
+        else:
+            args, named = arguments(run)
+            run.value = func(*args, **named)
+        return run
 
     return plain
 

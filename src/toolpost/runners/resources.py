@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+import weakref
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import NotSupportedError
+from toolpost.calls.errors import NotSupportedError, OverloadedError, ToolTimeoutError
 from toolpost.calls.events import Event
-from toolpost.runners.threads import Threads
+from toolpost.runners.threads import Abandoned, Threads, lending
 
 if TYPE_CHECKING:
     from toolpost.runners.processes import Processes
@@ -23,61 +24,230 @@ Emit = Callable[[Event], None]
 
 
 class Loop:
-    """An event loop in a daemon thread of its own, where async bodies run for callers that block."""
+    """An event loop in a daemon thread of its own, where async bodies run for callers that block.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+    It starts when needed and ends with close, or when nobody refers to this object any more. A body that blocks it
+    beyond its caller's deadline is given up together with the thread: calls made later get a new loop, and the old
+    one ends as soon as it can. A forked child starts without one.
+    """
 
-    def run(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine there and wait for it. An interrupt of the waiting thread cancels it."""
-        future = asyncio.run_coroutine_threadsafe(coro, self._running())
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise
-        except BaseException:
-            if not future.done():
-                future.cancel()
-            raise
+    def __init__(self, *, max_abandoned: int = 100) -> None:
+        self._max_abandoned = max_abandoned
+        self._closed = False
+        self.abandoned_total = 0
+        """Loops given up since the start."""
+        self._empty()
+        _loops.add(self)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _empty(self) -> None:
+        self._lock = threading.Lock()  # guards all below, and which server a call goes to
+        self._server: _Server | None = None
+        self._servers: list[_Server] = []
+        weakref.finalize(self, _stop_all, self._servers).atexit = False
+
+    @property
+    def abandoned_now(self) -> int:
+        """Loops given up whose threads are still there."""
         with self._lock:
-            if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._loop = asyncio.new_event_loop()
-                ready = threading.Event()
-                loop = self._loop
+            return self._count_abandoned()
 
-                def serve() -> None:
-                    asyncio.set_event_loop(loop)
-                    loop.call_soon(ready.set)
-                    try:
-                        loop.run_forever()
-                    finally:
-                        loop.run_until_complete(loop.shutdown_asyncgens())
-                        loop.close()
+    def run(
+        self,
+        start: Callable[[float | None], Awaitable[Any]],
+        limit_s: float | None = None,
+        *,
+        grace_s: float = 0.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> Any:
+        """Await start(seconds left) there and wait for it. An interrupt of the waiting thread cancels it.
 
-                threading.Thread(target=serve, name="toolpost-loop", daemon=True).start()
-                ready.wait()
-            return self._loop
+        What is awaited keeps limit_s (seconds; None: no limit) by itself, and may take grace_s more to clean up. Past
+        that the loop must be blocked: it is given up, and ToolTimeoutError raised with outcome "unknown", or "not_run"
+        when the loop never came to start. A worker thread that waits here lends its place in its pool. Raises
+        OverloadedError when closed, or when too many loops are blocked.
+        """
+        call = _Call(start, limit_s, clock)
+        with lending():
+            with self._lock:
+                server = self._running()
+                future = asyncio.run_coroutine_threadsafe(call.go(), server.loop)
+                server.waiting += 1
+            try:
+                future.add_done_callback(call.end)
+                if not call.wait(grace_s):
+                    begun = not call.claim.acquire(blocking=False)
+                    self._give_up(server)
+                    raise call.late(begun) from Abandoned(f"thread {server.name} is blocked by a body")
+                return future.result()
+            except BaseException:
+                call.claim.acquire(blocking=False)  # what has not begun never will
+                future.cancel()
+                raise
+            finally:
+                with self._lock:
+                    server.waiting -= 1
+                    if server.abandoned and server.waiting == 0:
+                        server.stop()
+
+    def _running(self) -> _Server:
+        """The server that takes calls now, started if there is none."""
+        if self._closed:
+            raise OverloadedError("the executor is closed; make another")
+        if self._server is not None and self._server.is_alive():
+            return self._server
+        abandoned = self._count_abandoned()
+        if abandoned >= self._max_abandoned:
+            raise OverloadedError(
+                f"{abandoned} event loops are blocked by async bodies that outlived their deadlines, which is the "
+                "most allowed; declare tools that block with def rather than async def"
+            )
+        server = _Server()
+        try:
+            server.start()
+        except RuntimeError as error:  # the system has no thread left, or the interpreter is exiting
+            server.loop.close()
+            raise OverloadedError(f"no thread for an event loop can be started ({error}); try again later") from error
+        self._server = server
+        self._servers.append(server)
+        return server
+
+    def _give_up(self, server: _Server) -> None:
+        with self._lock:
+            if server.abandoned:
+                return
+            server.abandoned = True
+            self.abandoned_total += 1
+            if self._server is server:
+                self._server = None
+
+    def _count_abandoned(self) -> int:
+        self._servers[:] = [server for server in self._servers if server.is_alive()]
+        return sum(1 for server in self._servers if server.abandoned)
 
     def close(self) -> None:
-        """Stop the loop; what still runs there is cancelled."""
+        """Take no more calls and stop; what still runs there is cancelled, and nothing waits for it."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is None or loop.is_closed() or self._pid != os.getpid():
-            return
+            self._closed = True
+            self._server = None
+            _stop_all(self._servers)
 
-        async def wind_down() -> None:
-            tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+
+ANSWER_S = 0.25
+"""Real seconds that a loop has to tell how a call ended, after all that the call itself may take."""
+WIND_DOWN_S = 5.0
+"""How long tasks that are cancelled hold up the end of their loop."""
+
+
+class _Call:
+    """One coroutine for a loop and the thread that waits for it; who acquires claim first decides whether it runs."""
+
+    __slots__ = ("_arrived", "_clock", "_ended", "_limit_s", "_start", "claim")
+
+    def __init__(self, start: Callable[[float | None], Awaitable[Any]], limit_s: float | None, clock: Clock) -> None:
+        self._start, self._limit_s, self._clock = start, limit_s, clock
+        self._arrived = clock.stopwatch()
+        self.claim = threading.Lock()
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    async def go(self) -> Any:
+        if not self.claim.acquire(blocking=False):
+            raise asyncio.CancelledError
+        left_s = None
+        if self._limit_s is not None:
+            left_s = self._limit_s - (self._clock.stopwatch() - self._arrived)
+            if left_s < 0:
+                raise self.late(begun=False)
+        return await self._start(left_s)
+
+    def end(self, future: object) -> None:
+        self._ended.release()
+
+    def wait(self, grace_s: float) -> bool:
+        """Whether it ended within its limit, or a little later."""
+        if self._clock.acquire(self._ended, self._limit_s):
+            return True
+        if self.claim.locked() and self._clock.acquire(self._ended, grace_s):
+            return True
+        return self._ended.acquire(timeout=ANSWER_S)
+
+    def late(self, begun: bool) -> ToolTimeoutError:
+        limit = f"{self._limit_s or 0.0:g} s"
+        if begun:
+            error = ToolTimeoutError(
+                f"the body did not end within {limit} and blocks its event loop; threads cannot be stopped, so its "
+                "outcome is unknown; declare it with def rather than async def"
+            )
+            error.outcome = "unknown"
+        else:
+            error = ToolTimeoutError(
+                f"the loop for blocking callers was not free within {limit}, so the body never ran; another async "
+                "body blocks it: declare that with def rather than async def"
+            )
+            error.outcome = "not_run"
+        return error
+
+
+class _Server(threading.Thread):
+    """The thread of one event loop. Refers to no Loop, so that a Loop nobody uses can end it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="toolpost-loop", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self.waiting = 0
+        self.abandoned = False
+        self._stopping = False
+        self._ended = False
+        self._pid = os.getpid()
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._ended:
+            try:
+                self.loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):  # a task of some body's own raised it: the others go on
+                continue
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def stop(self) -> None:
+        """Cancel what runs there and end the thread, once the loop is free to. May be called anywhere, even in gc."""
+        if self._stopping or self._pid != os.getpid():
+            return
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self.loop.call_soon_threadsafe(self._begin_end)
+
+    def _begin_end(self) -> None:
+        self._last = self.loop.create_task(self._wind_down())
+
+    async def _wind_down(self) -> None:
+        try:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            loop.stop()
+            if tasks:
+                await asyncio.wait(tasks, timeout=WIND_DOWN_S)
+        finally:
+            self._ended = True
+            self.loop.stop()
 
-        asyncio.run_coroutine_threadsafe(wind_down(), loop)
+
+def _stop_all(servers: list[_Server]) -> None:
+    for server in list(servers):
+        server.stop()
+
+
+_loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def _empty_loops() -> None:
+    for loop in list(_loops):
+        loop._empty()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_empty_loops)
 
 
 @dataclass(slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
@@ -27,8 +28,9 @@ class Threads:
     """A pool of daemon worker threads, usable from any thread and any event loop.
 
     Threads start when needed and end after idle_s seconds without work. A body that is given up keeps its
-    thread but not its place: another thread may start at once. A body that itself waits for this pool lends
-    its place meanwhile, so tools may call tools however small the pool is. A forked child starts empty.
+    thread but not its place: another thread may start at once. A body that itself waits for a pool, or in
+    lending(), lends its place meanwhile, so tools may call tools however small the pool is. A forked child
+    starts empty.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         job = _Job(fn, on_start, partial(wake, loop, future))
-        lender = self._lend()
+        lender = _lend()
         try:
             self._submit(job)
             await future
@@ -87,7 +89,7 @@ class Threads:
             raise
         finally:
             if lender is not None:
-                self._take_back(lender)
+                _take_back(lender)
         return job.outcome()
 
     def run_blocking(
@@ -105,7 +107,7 @@ class Threads:
         done = threading.Lock()
         done.acquire()
         job = _Job(fn, on_start, done.release)
-        lender = self._lend()
+        lender = _lend()
         try:
             self._submit(job)
             in_time = clock.acquire(done, timeout_s)
@@ -114,7 +116,7 @@ class Threads:
             raise
         finally:
             if lender is not None:
-                self._take_back(lender)
+                _take_back(lender)
         if not in_time:
             self._give_up(job)
             job.raise_if_late(timeout_s, self._max_workers)
@@ -275,22 +277,43 @@ class Threads:
         if recruit is not None:
             self._start(recruit)
 
-    def _lend(self) -> _Worker | None:
-        """When the caller is a worker of this pool, let another work in its place until _take_back."""
-        worker: _Worker | None = getattr(_here, "worker", None)
-        if worker is None or worker.pool is not self:
-            return None
+    def _lent(self, worker: _Worker) -> None:
         with self._lock:
             worker.waits += 1
             if worker in self._threads:
                 self._lending.add(worker)
-        return worker
+            recruit = self._recruit()  # for a job that waited for a place already
+        if recruit is not None:
+            self._start(recruit)
 
-    def _take_back(self, worker: _Worker) -> None:
+    def _taken_back(self, worker: _Worker) -> None:
         with self._lock:
             worker.waits -= 1
             if worker.waits == 0:
                 self._lending.discard(worker)
+
+
+@contextlib.contextmanager
+def lending() -> Iterator[None]:
+    """While a worker of any pool waits in this block for what may need a worker, another may run in its place."""
+    lender = _lend()
+    try:
+        yield
+    finally:
+        if lender is not None:
+            _take_back(lender)
+
+
+def _lend() -> _Worker | None:
+    """When the caller is a worker, let another of its pool work in its place until _take_back."""
+    worker: _Worker | None = getattr(_here, "worker", None)
+    if worker is not None:
+        worker.pool._lent(worker)
+    return worker
+
+
+def _take_back(worker: _Worker) -> None:
+    worker.pool._taken_back(worker)
 
 
 def from_body(error: BaseException) -> bool:

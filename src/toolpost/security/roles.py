@@ -384,8 +384,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "sql.breakout-comment", _TEXT, LIKELY,
         "a quote closes and a comment hides what should follow; send the plain value",
-        "^" + _OPENED + r";? ?(?:--[ -]?|#|/\*|%00|\x00)$",
-        words="-- # /* %00 \x00", form="flat",
+        "^" + _OPENED + r";? ?(?:--[ -]?|#|/\*|%00)$",
+        words="-- # /* %00", form="flat",
     ),
     _refuse(
         "sql.injected-call", _TEXT, LIKELY,
@@ -826,24 +826,29 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "path.sensitive-file", "path", LIKELY,
         "it holds the system's accounts or someone's keys; name another file",
-        r"(?:^|[/\\=:])etc[/\\]{1,3}(?:passwd|g?shadow|sudoers|master\.passwd|security[/\\]|group|krb5\.keytab)(?![\w.-])"
+        r"(?:^|[/\\=:])etc[/\\]{1,3}(?:(?:passwd|g?shadow|sudoers|master\.passwd|krb5\.keytab)\b|group(?![\w.-]))"
         r"|(?:^|[/\\])\.ssh[/\\]|\bid_(?:rsa|dsa|ecdsa|ed25519)$"
         r"|(?:^|[/\\])\.(?:aws[/\\]credentials|netrc|pgpass|my\.cnf|git-credentials|docker[/\\](?:config\.json|secrets)"
         r"|kube[/\\]config|htpasswd|(?:bash_|zsh_|mysql_|psql_)?history|gnupg[/\\])"
         r"|(?:^|[/\\])proc[/\\]{1,2}(?:self|\d{1,7}|kcore|kallsyms)"
         r"(?:[/\\](?:environ|mem|maps|fd|cmdline|root|cwd|status|exe|stat|net)\b|$)"
-        r"|(?:^|[/\\])(?:boot\.ini|win\.ini|system\.ini|ntuser\.dat|web\.config)(?:$|[%\x00?])|[/\\](?:config|repair)[/\\]sam\b"
-        r"|windows[/\\]{1,2}(?:system32|repair|(?:system|win|php|my)\.ini)|winnt[/\\]|(?:web|meta)-inf[/\\]"
+        r"|(?:^|[/\\])(?:boot\.ini|win\.ini|system\.ini|ntuser\.dat)(?:$|[%\x00?])|[/\\](?:config|repair)[/\\]sam(?![\w.-])"
+        r"|windows[/\\]{1,2}(?:system32|repair|(?:system|win|php|my)\.ini)|winnt[/\\]"
         r"|[/\\]run[/\\]secrets[/\\]|[/\\]dev[/\\](?:k?mem\b|tcp[/\\]|udp[/\\])",
         words="etc ssh id_ .aws .netrc .pgpass .my .git- .docker .kube .ht history gnupg proc ini ntuser sam "
-        "config windows winnt inf secrets dev",
+        "windows winnt secrets dev",
     ),
     _refuse(
         "path.stream-or-share", "path", LIKELY,
         "it names a network share, device or alternate stream; name a plain file",
-        r"^(?:\\\\[?.]\\|\\\\[^\\\s]{1,80}\\[^\\]|(?:[^:]{0,400}[/\\])?(?:con|nul|aux|prn|com\d|lpt\d)(?:\.\w{1,8})?$"
-        r"|.{0,400}::\$(?:data|index))",
-        words="\\\\ con nul aux prn com lpt ::$",
+        r"^(?:\\\\[?.]\\|\\\\[^\\\s]{1,80}\\[^\\]|.{0,400}::\$(?:data|index))",
+        words="\\\\ ::$",
+    ),
+    _refuse(
+        "path.device-name", "path", SUSPECT,
+        "it has a name that Windows keeps for a device; choose another name",
+        r"^(?:[^:]{0,400}[/\\])?(?:con|nul|aux|prn|com\d|lpt\d)(?:\.\w{1,8})?$",
+        words="con nul aux prn com lpt", own=True,
     ),
     _refuse(
         "path.system-directory", "path", SUSPECT,
@@ -852,15 +857,15 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         r"|[a-z]:[/\\]{1,2}(?:windows|winnt|boot)",
     ),
     _refuse(
-        "path.dot-file", "path", SUSPECT,
-        "it is a settings file that often holds secrets, or starts from a home folder; name another file",
-        r"(?:^|[/\\])\.env(?:\.\w{1,20})?$|(?:^|[/\\])\.(?:git|svn|hg)[/\\]|^~",
-        words=".env .git .svn .hg ~", own=True,
+        "path.settings-file", "path", SUSPECT,
+        "it is a settings file that often holds secrets, or lies in a home folder; name another file",
+        r"(?:^|[/\\])(?:\.env(?:\.\w{1,20})?$|\.(?:git|svn|hg)[/\\]|web-inf[/\\]|web\.config$)|^~",
+        words=".env .git .svn .hg web ~", own=True,
     ),
     _refuse(
         "path.shell-character", "path", SUSPECT,
         "a file name holds characters that shells act on; rename the file",
-        r"[;&|`$<>*?\"']",
+        r"[;|`$<>*?]",
         own=True,
     ),
     # Addresses.
@@ -874,8 +879,8 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _refuse(
         "url.local-scheme", "url", LIKELY,
         "the address reads files or speaks another protocol; give an http or https address",
-        r"^(?:url:)?(?:file|gopher|dict|jar|netdoc|php|phar|expect|zip|glob|tftp|ldaps?|view-source|chrome|about|res"
-        r"|resource|classpath|jdbc|rmi|iiop|jndi|smb|unix|blob|filesystem|ms-\w{2,30}|mhtml|intent):",
+        r"^(?:url:)?(?:file|gopher|dict|jar|netdoc|php|phar|expect|zip|glob|tftp|ldaps?|view-source|chrome"
+        r"|resource|classpath|rmi|iiop|jndi|smb|unix|blob|filesystem|ms-\w{2,30}|mhtml|intent):",
         words=":", form="dense",
     ),
     _refuse(

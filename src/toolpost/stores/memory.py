@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
@@ -110,6 +110,21 @@ class TokenBuckets:
                 self._store(key, level - tokens, now)
                 return 0.0
             return (tokens - level) / rate
+
+    def take_all(self, wanted: Sequence[tuple[Hashable, float, float]]) -> tuple[float, int | None]:
+        """Take one token from each bucket (key, rate, burst), or from none.
+
+        (0.0, None) when granted, else the seconds until the slowest would grant it, and which one that is.
+        """
+        with self._lock:
+            levels = [self._level(key, rate, burst) for key, rate, burst in wanted]
+            waits = [(1.0 - level) / wanted[i][1] for i, (level, _) in enumerate(levels)]
+            longest = max(waits)
+            if longest > 1e-9:
+                return longest, waits.index(longest)
+            for (key, _, _), (level, now) in zip(wanted, levels, strict=True):
+                self._store(key, level - 1.0, now)
+            return 0.0, None
 
     def peek(self, key: Hashable, *, rate: float, burst: float) -> float:
         """The tokens there are now."""
