@@ -24,7 +24,7 @@ from typing import Any
 from measure import machine, rss_mb
 from pydantic import BaseModel
 
-from toolpost import BaseTool, ToolCall, ToolExecutionError, ToolExecutor, cache_result
+from toolpost import BaseTool, Tool, ToolCall, ToolExecutionError, ToolExecutor, cache_result
 
 STEPS = 10
 JUDGED_CALLS = 100_000
@@ -38,6 +38,9 @@ BLOCKS_BAR = 1_000
 PERIOD = 256
 """Calls are made in multiples of this, as metrics and history are tidied every so many, so that each look comes at the
 same point of that."""
+
+
+MANY = [f"add_{i}" for i in range(1_000)]
 
 
 class Pair(BaseModel):
@@ -113,6 +116,14 @@ async def _unknown(executor: ToolExecutor, tool: Math, numbers: range) -> None:
         await executor.execute_tool_call(ToolCall(id=f"call-{i}", name=f"Math.add_{i}", arguments={}))
 
 
+async def _many_tools(executor: ToolExecutor, tool: Math, numbers: range) -> None:
+    if MANY[0] not in executor.get_available_tools():
+        for name in MANY:
+            executor.add(Tool(name=name, register=False).define(add))
+    for i in numbers:
+        await executor.call(MANY[i % len(MANY)], a=i, b=2)
+
+
 async def _leaf(executor: ToolExecutor, tool: Math, numbers: range) -> None:
     for i in numbers:
         tool.run("add_leaf", a=i, b=2)
@@ -129,6 +140,7 @@ SCENARIOS: dict[str, tuple[str, Calls, float]] = {
     "cache": ("the same with a cache: every call misses, is kept, and evicts", _cached, 1),
     "callers": ("with a cache, each call of another user and task", _callers, 1),
     "tool_calls": ("execute_tool_call, each call of another user", _tool_calls, 1),
+    "many_tools": (f"call by name, {len(MANY):,} tools in turn", _many_tools, 1),
     "sync": ("run of a sync body that runs inline", _leaf, 1),
     "failing": ("a body that raises, with a log line and traceback", _failing, 0.1),
     "refused": ("arguments that do not fit, with a log line", _refused, 0.1),

@@ -16,6 +16,7 @@ from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
     ConfigurationError,
+    EngineError,
     InputValidationError,
     ToolExecutionError,
 )
@@ -471,9 +472,27 @@ class ToolExecutor:
         return entry.handler(inv)
 
     def _run(self, tool: Any, operation: str, kwargs: dict[str, Any]) -> Any:
-        """One operation for a thread that waits."""
-        entry = self._entries.operation(tool, operation)
-        return self._entries.block(entry, entry.enter(kwargs))
+        """One operation for a thread that waits: as _start, written out once more as each frame less is felt."""
+        entries = self._entries
+        try:
+            bound = tool.__dict__["_toolpost_bound"]
+            if bound.owner is not entries or bound.epoch != entries.epoch:
+                bound = entries.bind(tool)
+            entry: Entry = bound.entries[operation]
+        except (AttributeError, KeyError, TypeError):
+            entry = entries.operation(tool, operation)
+        inv = Invocation()
+        inv.arguments = kwargs
+        if entry.scoped and ("user_id" in kwargs or "task_id" in kwargs):
+            entry.scope(inv, kwargs)
+        if entry.needs_loop:
+            return entries.block(entry, inv)
+        inv.blocking = True
+        try:
+            entry.handler(inv).send(None)  # type: ignore[attr-defined]
+        except StopIteration as done:
+            return done.value
+        raise EngineError("a blocking call met something that has to wait for an event loop")
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Logged):
