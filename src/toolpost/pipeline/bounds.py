@@ -11,7 +11,7 @@ from toolpost.pipeline.services import Limits
 
 
 def check_bounds(arguments: Mapping[str, Any], limits: Limits) -> None:
-    """Raise InputValidationError for arguments that are too large, too deep, too many or recursive.
+    """Raise InputValidationError for arguments that are too large, too deep, too many, recursive or not Unicode.
 
     Bytes are those of the text in UTF-8. The walk keeps its own stack, so depth cannot exhaust Python's.
     """
@@ -30,7 +30,7 @@ def check_bounds(arguments: Mapping[str, Any], limits: Limits) -> None:
                 f"at most {limits.max_items} members",
             )
         if isinstance(value, str):
-            spent += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+            spent += len(value) if value.isascii() else _bytes_of(value, parameter)
         elif isinstance(value, (bytes, bytearray)):
             spent += len(value)
         elif hasattr(value, "__next__"):
@@ -61,6 +61,14 @@ def check_bounds(arguments: Mapping[str, Any], limits: Limits) -> None:
                 f"or raise max_input_size",
                 f"at most {limits.max_bytes} bytes",
             )
+
+
+def _bytes_of(text: str, parameter: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        message = f"'{parameter}' must be valid Unicode, got half a surrogate pair"
+        raise _refusal(parameter, "not_unicode", message, "valid Unicode") from None
 
 
 def _refusal(parameter: str, kind: str, message: str, expected: str) -> InputValidationError:

@@ -32,7 +32,7 @@ def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler
             raise InputValidationError(f"Parameter validation failed: {inv.malformed}")
         for value in () if scalar else arguments.values():
             kind = value.__class__
-            if kind in SCALARS or (kind is str and len(value) <= max_chars):
+            if kind in SCALARS or (kind is str and len(value) <= max_chars and value.isascii()):
                 continue
             check_bounds(arguments, limits)
             break
