@@ -106,6 +106,13 @@ class TestValidate:
 
         assert len(made.ran) == 1
 
+    async def test_many_small_texts_count_together(self):
+        made = tool(parameters={f"p{n}": {"type": "string"} for n in range(8)})
+        with executor_for(made, max_input_size=1000) as executor:
+            await executor.call("Demo.Echo", **{f"p{n}": "x" * 125 for n in range(8)})
+            with pytest.raises(InputValidationError, match="larger than 1000 bytes"):
+                await executor.call("Demo.Echo", **{f"p{n}": "x" * 126 for n in range(8)})
+
 
 class TestScreen:
     async def test_text_is_judged_by_the_role_of_its_parameter(self):

@@ -23,19 +23,25 @@ def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler
     """Bound, check and convert arguments. Where the caller saw a strict schema, null means an absent optional one."""
     convert, mend, optional = tool.check.convert, tool.check.mend, tool.check.optional
     limits, scalar = services.limits, tool.check.scalar
-    max_chars = limits.max_bytes // 4
+    max_bytes = limits.max_bytes
     output_check = tool.output_check
 
     def checked(inv: Invocation) -> Awaitable[Any]:
         arguments = inv.arguments
         if inv.malformed is not None:
             raise InputValidationError(f"Parameter validation failed: {inv.malformed}")
-        for value in () if scalar else arguments.values():
-            kind = value.__class__
-            if kind in SCALARS or (kind is str and len(value) <= max_chars and value.isascii()):
-                continue
-            check_bounds(arguments, limits)
-            break
+        if not scalar:
+            room = max_bytes
+            for value in arguments.values():
+                kind = value.__class__
+                if kind in SCALARS:
+                    continue
+                if kind is str and value.isascii():
+                    room -= len(value)
+                    if room >= 0:
+                        continue
+                check_bounds(arguments, limits)  # walks containers and counts bytes
+                break
         if inv.strict and optional and None in arguments.values():
             arguments = {k: v for k, v in arguments.items() if v is not None or k not in optional}
         try:
