@@ -455,3 +455,18 @@ def test_registries_can_be_given():
     registry.register_tool(free.tool_definition)
     with ToolExecutor(registry=registry) as executor:
         assert executor.get_available_tools() == ["Adder.Free"]
+
+
+def test_a_closed_executor_is_kept_by_no_definition_and_its_specs_refuse():
+    from toolpost import FunctionToolExecutor, FunctionToolSpec
+
+    spec = FunctionToolSpec(id="s", tool_name="spec", description="", parameters=[])
+    executor = ToolExecutor(registry=ToolRegistry())
+    executor.add(free)
+    executor.call_sync("Adder.Free", a=1, b=2)
+    of_spec = FunctionToolExecutor(spec, lambda args: args, executor=executor)
+    assert asyncio.run(of_spec.execute({})).success
+    executor.close()
+
+    assert asyncio.run(of_spec.execute({})).failure.code == "overloaded"
+    assert "_toolpost_entry" not in free.tool_definition.__dict__

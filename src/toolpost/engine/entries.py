@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -131,6 +132,7 @@ class Entries:
         self._registry = registry
         self._services = services
         self._bound_elsewhere: OrderedDict[int, tuple[Any, Bound]] = OrderedDict()
+        self._definitions: weakref.WeakSet[ToolDefinition] = weakref.WeakSet()
         self._named: tuple[tuple[int, int], dict[tuple[str, str | None], Entry]] = ((-1, -1), {})
 
     def close(self) -> None:
@@ -138,6 +140,10 @@ class Entries:
         with self.lock:
             self._closed = True
             self.epoch += 1
+            for definition in list(self._definitions):  # they may outlive this executor, and are not to keep it
+                known = definition.__dict__.get("_toolpost_entry")
+                if known is not None and known[0] is self:
+                    del definition.__dict__["_toolpost_entry"]
 
     def check_open(self) -> None:
         """Raise OverloadedError once closed. For whoever finds that the epoch is another."""
@@ -161,6 +167,7 @@ class Entries:
             needs_loop = (isinstance(body, FunctionBody) and body.is_async) or _is_async(self._services.authorizer)
             entry = Entry(definition, compile(definition, self._services), needs_loop)
             definition.__dict__["_toolpost_entry"] = (self, epoch, entry)
+            self._definitions.add(definition)
             return entry
 
     def operation(self, tool: Any, operation: str) -> Entry:

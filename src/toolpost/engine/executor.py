@@ -311,7 +311,7 @@ class ToolExecutor:
     def get_metrics(self) -> dict[str, Any]:
         """requests, failures, cache_hits, avg_processing_time (s) and more, in constant memory."""
         metrics = self._metrics.to_dict()
-        metrics["tool_threads_abandoned"] = self._thread_pool.abandoned_total
+        metrics["tool_threads_abandoned"] = self._thread_pool.abandoned_total + self._resources.loop.abandoned_total
         metrics["active_threads"] = len(self._thread_pool._threads)
         metrics["cache_entries"] = len(self._cache)
         return metrics

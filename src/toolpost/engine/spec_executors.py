@@ -92,6 +92,7 @@ class BaseToolExecutor:
     def _compiled(self) -> Handler:
         executor = self._executor
         if self._handler is None or self._epoch != executor._entries.epoch:
+            executor._entries.check_open()
             epoch = executor._entries.epoch
             order = with_stages(screen, handed_for(self.spec))
             self._handler = compile(self.definition, executor._services, order)
