@@ -45,7 +45,8 @@ class SecurityValidator:
             finding = Screen(role_of(str(name)), self.level, untrusted=True).check(value)
             if finding is not None:
                 raise SecurityError(
-                    f"Input parameter '{name}' contains potentially malicious content: {finding.why} (rule {finding.rule})",
+                    f"Input parameter '{name}' contains potentially malicious content: {finding.why} "
+                    f"(rule {finding.rule})",
                     details={"parameter": name, "rule": finding.rule, "role": finding.role, "kind": finding.kind},
                 )
 
