@@ -216,6 +216,19 @@ class TestCounting:
         assert metrics["errors"] == {"tool_failed": 1, "invalid_output": 1, "invalid_input": 1}
         assert metrics["avg_processing_time"] > 0
 
+    def test_history_is_bounded_however_many_tools_share_it(self):
+        from toolpost import MetricsCollector, Tool, ToolExecutor, ToolRegistry
+
+        collector = MetricsCollector(max_history=100)
+        with ToolExecutor(registry=ToolRegistry(), collector=collector) as executor:
+            executor.add([Tool(name=f"Tool{n}", register=False, runs_in="inline")(lambda: 1) for n in range(20)])
+            for _ in range(60):
+                for n in range(20):
+                    executor.call_sync(f"Tool{n}")
+
+            assert len(collector.rows) <= 100 + 256
+            assert collector.get_tool_metrics("Tool7")["total_executions"] == 60
+
     def test_the_log_names_tool_and_time(self, tool, caplog):
         with caplog.at_level(logging.INFO, logger="toolpost"):
             tool.run("nothing")

@@ -70,7 +70,7 @@ class ExecutorConfig(BaseModel):
     change nothing. Safe from any thread.
     """
 
-    model_config = ConfigDict(validate_assignment=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(validate_assignment=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     enable_cache: forms.Switch = Field(
         True, description="Whether results may be kept; a tool still has to declare that it wants it."

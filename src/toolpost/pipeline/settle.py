@@ -102,8 +102,8 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             rows.append((now(), name, True, elapsed_s * 1000.0, inv.caller.user_id, None))
         if len(pending) >= BATCH:
             stats.tend()
-            if collector is not None:
-                collector.tend()
+        if collector is not None and len(rows) >= collector.trim_at:
+            collector.tend()
         if writes_successes and is_enabled(INFO):
             _log(services, tool, inv, None, elapsed_s)
         if observers:

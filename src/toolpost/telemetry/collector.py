@@ -131,7 +131,7 @@ class MetricsCollector:
         self._lock = threading.Lock()
         self.rows: list[Row | AnnotatedRow] = []
         """The history, oldest first; the engine appends here itself, and calls tend from time to time."""
-        self._trim_at = max_history + _TRIM_ROWS
+        self.trim_at = max_history + _TRIM_ROWS
         self._dropped: dict[str, _Sums] = {}
         self._complete_since = -math.inf
 
@@ -143,12 +143,12 @@ class MetricsCollector:
         """
         rows = self.rows
         rows.append(row)
-        if len(rows) >= self._trim_at:
+        if len(rows) >= self.trim_at:
             self.tend()
 
     def tend(self) -> None:
         """Trim the history if it is time, unless another thread is at it: a call never waits here."""
-        if len(self.rows) >= self._trim_at and self._lock.acquire(blocking=False):
+        if len(self.rows) >= self.trim_at and self._lock.acquire(blocking=False):
             try:
                 self._trim()
             finally:
