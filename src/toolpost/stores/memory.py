@@ -22,18 +22,19 @@ class MemoryCache:
     def __init__(self, max_entries: int, monotonic: Callable[[], float]) -> None:
         self._max_entries = max_entries
         self._monotonic = monotonic
-        self._entries: OrderedDict[Hashable, tuple[float, bool, Any]] = OrderedDict()
+        self.entries: OrderedDict[Hashable, tuple[float, bool, Any]] = OrderedDict()
+        """Key -> (when it ends, whether it needs no copy, value); the cache stage reads what is fresh by itself."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def get(self, key: Hashable) -> Any:
         """A copy of the value, or MISSING when there is none or its time is over.
 
         Takes no lock: each step on the dict is atomic, and one that comes too late only makes a miss.
         """
-        entries = self._entries
+        entries = self.entries
         entry = entries.get(key)
         if entry is None:
             return self.MISSING
@@ -57,24 +58,24 @@ class MemoryCache:
             except Exception:
                 return False
         with self._lock:
-            self._entries[key] = (self._monotonic() + ttl_s, immutable, value)
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._max_entries:
-                self._entries.popitem(last=False)
+            self.entries[key] = (self._monotonic() + ttl_s, immutable, value)
+            self.entries.move_to_end(key)
+            while len(self.entries) > self._max_entries:
+                self.entries.popitem(last=False)
         return True
 
     def resize(self, max_entries: int) -> None:
         """Change the bound; the oldest entries over it go."""
         with self._lock:
             self._max_entries = max_entries
-            while len(self._entries) > max_entries:
-                self._entries.popitem(last=False)
+            while len(self.entries) > max_entries:
+                self.entries.popitem(last=False)
 
     def clear(self) -> int:
         """Forget everything; the number of entries that went."""
         with self._lock:
-            gone = len(self._entries)
-            self._entries.clear()
+            gone = len(self.entries)
+            self.entries.clear()
         return gone
 
 
