@@ -156,7 +156,9 @@ def flatness(name: str, calls: int) -> dict[str, Any]:
     """
     what, make_calls, share = SCENARIOS[name]
     judged = calls * share >= JUDGED_CALLS
-    step = max(1, int(calls * share) // STEPS // PERIOD) * PERIOD
+    # Each tool keeps up to PERIOD durations until they are folded, so with many tools the period is that much longer.
+    period = PERIOD * len(MANY) if judged and name == "many_tools" else PERIOD
+    step = max(1, int(calls * share) // STEPS // period) * period
     warm = max(step, WARM_CALLS) if judged else step
     started = time.perf_counter()
     resident: list[float] = []
