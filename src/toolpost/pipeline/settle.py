@@ -41,7 +41,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     stats = services.metrics.tool(tool.name)
     runs, hits, collector = stats.runs, stats.hits, services.collector
     rows = collector.rows if collector is not None else []
-    counted = collector is not None
+    counted, trim_at = collector is not None, collector.trim_at if collector is not None else 1
     now, writes_successes, is_enabled = (
         services.clock.now,
         services.log.writes_successes,
@@ -102,7 +102,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             rows.append((now(), name, True, elapsed_s * 1000.0, inv.caller.user_id, None))
         if len(pending) >= BATCH:
             stats.tend()
-        if collector is not None and len(rows) >= collector.trim_at:
+        if len(rows) >= trim_at and collector is not None:
             collector.tend()
         if writes_successes and is_enabled(INFO):
             _log(services, tool, inv, None, elapsed_s)
