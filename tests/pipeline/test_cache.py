@@ -309,6 +309,32 @@ def test_a_date_and_its_text_are_two_meanings_for_what_is_untyped(clock):
     assert len(seen) == 6
 
 
+async def test_null_for_absent_and_null_itself_are_two_meanings(clock):
+    @Tool(name="Nullable", register=False, cache=Cache(ttl_s=60))
+    def nullable(x: int | None = 5):
+        return [x]
+
+    with executor_for(nullable, clock=clock) as executor:
+        absent = await executor.execute_tool_call(create_tool_call("Nullable", {"x": None}, strict=True))
+        null = await executor.execute_tool_call(create_tool_call("Nullable", {"x": None}))
+
+    assert (absent.data, null.data) == ({"result": [5]}, {"result": [None]})
+
+
+async def test_a_result_that_is_refused_is_not_kept(clock):
+    answers = iter([{"wrong": 1}, b"bytes", {"total": 3}])
+
+    @Tool(name="Mends", register=False, cache=Cache(ttl_s=60), returns={"type": "object", "required": ["total"]})
+    def mends():
+        return next(answers)
+
+    with executor_for(mends, clock=clock) as executor:
+        results = [await executor.execute_tool_call(create_tool_call("Mends", {})) for _ in range(4)]
+
+    assert [r.status_code for r in results] == [502, 502, 200, 200]
+    assert [r.source for r in results[2:]] == ["run", "cache"]
+
+
 def test_per_global_holds_for_callers_without_a_name_too(tool):
     tool.run("for_all", n=1)
     tool.run("for_all", n=1, user_id="ann")

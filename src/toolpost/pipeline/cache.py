@@ -13,6 +13,7 @@ import orjson
 from toolpost.calls.call import ANONYMOUS
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.policies import given
+from toolpost.pipeline.encode import to_json
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.stores.memory import copied
@@ -39,7 +40,7 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         return next
     store = services.cache
     find, touch, put, monotonic = store.entries.get, store.entries.move_to_end, store.put, services.clock.monotonic
-    dumps = orjson.dumps
+    dumps, output_check = orjson.dumps, tool.output_check
     prefix = f"{tool.name}@{tool.version}:{tool.digest}:{tool.serial}"
     scope_of, by_task = _SCOPES[policy.per], policy.per == "task"
     ttl = policy.ttl_s
@@ -57,6 +58,10 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
 
     async def miss(inv: Invocation, key: Hashable) -> Any:
         value = await next(inv)
+        if inv.encode or output_check is not None:
+            encoded = to_json(value)  # raises for what is no result: that is never kept
+            if output_check is not None and output_check.explain(encoded) is not None:
+                return value  # validate, further out, says what is wrong with it
         put(key, value, ttl_of(value, inv))
         return value
 

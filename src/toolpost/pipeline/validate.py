@@ -44,6 +44,7 @@ def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler
                 break
         if inv.strict and optional and None in arguments.values():
             arguments = {k: v for k, v in arguments.items() if v is not None or k not in optional}
+            inv.arguments = arguments  # what the cache keys: elsewhere null may be a value of its own
         try:
             inv.kwargs = convert(arguments)
         except Exception as raised:
