@@ -40,8 +40,8 @@ bench: .venv-bench/.ready ## Measure the overhead of a call, next to other libra
 lock: ## Pin the requirements anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: $(PYTHON) -m pip install uv" >&2; exit 1; }
 	$(LOCK) requirements/build.in -o requirements/build.txt
-	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt
-	$(LOCK) pyproject.toml requirements/bench.in -o requirements/bench.txt
+	$(LOCK) --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(LOCK) --all-extras pyproject.toml requirements/bench.in -o requirements/bench.txt
 
 clean: ## Remove everything that make has made
 	rm -rf .venv .venv-bench .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
