@@ -8,6 +8,12 @@ ToolExecutionError                       root; a tool call did not give its resu
 │   ├── SecurityError            403     screening refused a value
 │   ├── PermissionDeniedError    403     the caller lacks a permission
 │   ├── RateLimitError           429     too many calls; retry_after_s says when
+│   │   └── ConcurrencyLimitError 429    too many calls at the same time
+│   ├── CallInProgressError      409     a call with the same idempotency key is running
+│   ├── IdempotencyMismatchError 422     the same idempotency key came with other arguments
+│   ├── OutcomeUnknownError      409     an earlier call with the key may have had its effect
+│   ├── AlreadyDoneError         409     an earlier call with the key succeeded; its result was not kept
+│   ├── CircuitOpenError         503     the breaker holds calls back; retry_after_s says until when
 │   ├── OverloadedError          503     no room to run the call now
 │   └── NotSupportedError        501     this version cannot run that kind of tool
 ├── Failed                               the body ran; effects may exist
@@ -16,6 +22,7 @@ ToolExecutionError                       root; a tool call did not give its resu
 │   ├── OutputValidationError    502     the result is not JSON or does not fit the declared schema
 │   ├── RemoteToolError          502     another server failed
 │   ├── SandboxError             500     the sandbox could not be made or was lost
+│   ├── ClaimLostError           409     another holder took the call over while it ran
 │   └── CallCancelledError       499     the call was cancelled
 └── EngineError                          ours
     ├── ConfigurationError       500     a setting or declaration is wrong (also a ValueError)
@@ -152,6 +159,60 @@ class RateLimitError(Rejected):
         self.retry_after_s = retry_after_s
 
 
+class ConcurrencyLimitError(RateLimitError):
+    """Too many calls run at the same time; retry_after_s is a guess at when a place will be free."""
+
+    code = "concurrency_limited"
+
+
+class CallInProgressError(Rejected):
+    """A call with the same idempotency key is running (draft-ietf-httpapi-idempotency-key-header-07: 409)."""
+
+    code = "in_progress"
+    status = 409
+    retryable = True
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, **kwargs: Any):
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
+class IdempotencyMismatchError(Rejected):
+    """The idempotency key was used with other arguments (draft-ietf-httpapi-idempotency-key-header-07: 422)."""
+
+    code = "key_mismatch"
+    status = 422
+
+
+class OutcomeUnknownError(Rejected):
+    """An earlier call with the same idempotency key ended in a way nobody knows, so this one must not run.
+
+    The way out is a tool that says it is safe to run again, a reconcile hook, or an operator who settles the claim.
+    """
+
+    code = "outcome_unknown"
+    status = 409
+
+
+class AlreadyDoneError(Rejected):
+    """An earlier call with the same idempotency key succeeded, and its policy kept no result to give again."""
+
+    code = "already_done"
+    status = 409
+
+
+class CircuitOpenError(Rejected):
+    """The breaker holds calls back. details name the key, the state and the error that tripped it."""
+
+    code = "circuit_open"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, **kwargs: Any):
+        super().__init__(message, **kwargs)
+        self.retry_after_s = retry_after_s
+
+
 class OverloadedError(Rejected):
     """No thread, process or place in the queue is free now."""
 
@@ -212,6 +273,14 @@ class SandboxError(Failed):
 
     code = "sandbox_failed"
     status = 500
+
+
+class ClaimLostError(Failed):
+    """While the body ran, its idempotency claim passed to another holder: the body was stopped, its result dropped."""
+
+    code = "claim_lost"
+    status = 409
+    outcome: Outcome = "stopped"
 
 
 class CallCancelledError(Failed):

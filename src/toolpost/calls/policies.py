@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, get_args
 
 from toolpost.calls.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from toolpost.calls.call import Caller
+    from toolpost.calls.result import ToolUsage
 
 P = TypeVar("P")
 
@@ -26,6 +30,25 @@ UNSET: Final = Unset.UNSET
 
 CacheScope = Literal["user", "task", "tenant", "global"]
 RunsIn = Literal["auto", "inline", "thread", "process"]
+
+
+def _one_of(owner: object, name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        *rest, last = map(repr, allowed)
+        raise ConfigurationError(f"{type(owner).__name__}: {name} must be {', '.join(rest)} or {last}, got {value!r}")
+
+
+def _not_negative(owner: object, name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigurationError(f"{type(owner).__name__}: {name} must be 0 or more, got {value!r}")
+
+
+def _tags(owner: object, name: str, value: object) -> None:
+    if not isinstance(value, (tuple, list)) or not all(isinstance(tag, str) and tag for tag in value):
+        raise ConfigurationError(f"{type(owner).__name__}: {name} must be a tuple of names, got {value!r}")
+    object.__setattr__(owner, name, tuple(value))
 
 
 def _positive(owner: object, name: str, value: object) -> None:
@@ -53,29 +76,242 @@ class Cache:
 
     per says who shares an entry. Keys always hold tool, version, definition and arguments; task adds user and task,
     user adds the user (and the tenant), tenant the tenant, global nothing.
+    stale_s: for so long after its ttl an entry is still given, while one call in the background renews it.
+    negative_s: for how long a failure that is the tool's own answer (OperationError, ToolError) is given again;
+    0: never.
+    tags: names by which tools that write declare entries invalid; "order:{order_id}" takes the argument's value.
+    max_bytes: a larger result (as JSON) is not kept. when_down: skip (run without the cache) or refuse.
     """
 
     ttl_s: float | Callable[[Any, Mapping[str, Any]], float | None] | None = None
     per: CacheScope = "task"
+    stale_s: float = 0.0
+    negative_s: float = 0.0
+    tags: tuple[str, ...] = ()
+    max_bytes: int = 1_048_576
+    when_down: Literal["skip", "refuse"] = "skip"
 
     def __post_init__(self) -> None:
         if not callable(self.ttl_s):
             _positive(self, "ttl_s", self.ttl_s)
-        if self.per not in ("user", "task", "tenant", "global"):
-            raise ConfigurationError(f"Cache: per must be 'user', 'task', 'tenant' or 'global', got {self.per!r}")
+        _one_of(self, "per", self.per, get_args(CacheScope))
+        _not_negative(self, "stale_s", self.stale_s)
+        _not_negative(self, "negative_s", self.negative_s)
+        _positive(self, "max_bytes", self.max_bytes)
+        _tags(self, "tags", self.tags)
+        _one_of(self, "when_down", self.when_down, ("skip", "refuse"))
+
+
+KeyOf = Callable[["Caller", Mapping[str, Any]], str | None]
+"""Says by caller and arguments which bucket, place or resource a call belongs to; None: the policy does not hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """At most calls in any stretch of per_s seconds, after a burst of the same size, for each caller by."""
+    """At most calls in any stretch of per_s seconds, after a burst, for each caller by: a token bucket.
+
+    by is "user" (within a tenant), "tool", "tenant", "global", or a callable (caller, arguments) -> key.
+    burst is the bucket's size, calls unless given. No more than burst + calls / per_s x time is ever granted.
+    when_down: refuse or allow while the store cannot be reached.
+    """
 
     calls: int
     per_s: float = 60.0
-    by: Literal["user", "tool", "tenant", "global"] = "user"
+    by: Literal["user", "tool", "tenant", "global"] | KeyOf = "user"
+    burst: int | None = None
+    when_down: Literal["refuse", "allow"] = "refuse"
 
     def __post_init__(self) -> None:
         _positive(self, "calls", self.calls)
         _positive(self, "per_s", self.per_s)
+        _positive(self, "burst", self.burst)
+        if not callable(self.by):
+            _one_of(self, "by", self.by, ("user", "tool", "tenant", "global"))
+        _one_of(self, "when_down", self.when_down, ("refuse", "allow"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """At most calls at the same time for each by: "tool", "user", "tenant", "upstream", "global", or a callable.
+
+    "upstream" counts all tools that name the same upstream together. wait_s is how long a call may wait for a place
+    (first come, first served; None: until its deadline); then ConcurrencyLimitError. Over a shared store a place that
+    its process no longer renews is free after lease_s.
+    """
+
+    calls: int
+    by: Literal["tool", "user", "tenant", "upstream", "global"] | KeyOf = "tool"
+    upstream: str | None = None
+    wait_s: float | None = 0.0
+    lease_s: float = 30.0
+    when_down: Literal["refuse", "allow"] = "refuse"
+
+    def __post_init__(self) -> None:
+        _positive(self, "calls", self.calls)
+        if not callable(self.by):
+            _one_of(self, "by", self.by, ("tool", "user", "tenant", "upstream", "global"))
+        if (self.by == "upstream") != (self.upstream is not None):
+            raise ConfigurationError("Concurrency: by='upstream' and upstream='its name' go together")
+        _not_negative(self, "wait_s", self.wait_s)
+        _positive(self, "lease_s", self.lease_s)
+        _one_of(self, "when_down", self.when_down, ("refuse", "allow"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusive:
+    """One call at a time for each resource, and none while executor.get_lock(resource) is held.
+
+    by names the parameter whose value is the resource, or is a callable (caller, arguments) -> resource id.
+    wait_s as in Concurrency; None: until the call's deadline.
+    """
+
+    by: str | KeyOf
+    wait_s: float | None = None
+    lease_s: float = 30.0
+    when_down: Literal["refuse", "allow"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if not callable(self.by) and not (isinstance(self.by, str) and self.by):
+            raise ConfigurationError(f"Exclusive: by must name a parameter or be a callable, got {self.by!r}")
+        _not_negative(self, "wait_s", self.wait_s)
+        _positive(self, "lease_s", self.lease_s)
+        _one_of(self, "when_down", self.when_down, ("refuse", "allow"))
+
+
+class Reconciled(enum.Enum):
+    """What a reconcile hook may answer beside a result: the effect did not happen; nobody can say."""
+
+    NOT_RUN = "not_run"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """Calls with one key run the body once; every further one gets the first one's result, for ttl_s seconds.
+
+    The key is the caller's (ToolCall.idempotency_key, ToolContext.idempotency_key), else made from the arguments by
+    generator (an object with generate_key(args, ctx, spec), a callable (args, ctx) -> text, or None for the default)
+    and key_fields (None: all arguments). Tenant, tool and version always belong to it, the user unless include_user is
+    off, the session if include_session is on. only_caller: without a caller's key the call runs as if without policy.
+
+    A missing key field refuses the call; with bypass_on_missing_key it runs without the policy.
+    in_flight: a duplicate of a running call waits for it, or is refused with CallInProgressError.
+    failures: after a failure the next call runs again, or the failure is replayed.
+    rerun_unknown: the tool is safe to run again although an earlier run may have had its effect (hints read_only and
+    idempotent say so too). reconcile (key, arguments, ctx) finds out what became of such a run: it returns the result
+    it had, or Reconciled.NOT_RUN, or Reconciled.UNKNOWN; it may be async.
+    lease_s: a holder that has not renewed its claim for so long is taken for dead. claims_in: records, state, or auto:
+    records where a durable one is set, else state. persist_result off: a repeat is refused with AlreadyDoneError.
+    when_down: refuse, or run without the policy.
+    """
+
+    key_fields: tuple[str, ...] | None = None
+    generator: Any = None
+    ttl_s: float = 3600.0
+    persist_result: bool = True
+    bypass_on_missing_key: bool = False
+    include_user: bool = True
+    include_session: bool = False
+    only_caller: bool = False
+    in_flight: Literal["wait", "refuse"] = "wait"
+    failures: Literal["run", "replay"] = "run"
+    rerun_unknown: bool = False
+    reconcile: Callable[..., Any] | None = None
+    lease_s: float = 30.0
+    claims_in: Literal["auto", "records", "state"] = "auto"
+    when_down: Literal["refuse", "run"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.key_fields is not None:
+            if isinstance(self.key_fields, str) or not all(isinstance(f, str) and f for f in self.key_fields):
+                raise ConfigurationError(f"Idempotency: key_fields must be names, got {self.key_fields!r}")
+            if not self.key_fields:
+                raise ConfigurationError("Idempotency: key_fields is empty, so every call would share one key")
+            object.__setattr__(self, "key_fields", tuple(self.key_fields))
+        if self.generator is not None and not (callable(self.generator) or hasattr(self.generator, "generate_key")):
+            raise ConfigurationError(
+                f"Idempotency: generator must have generate_key(args, ctx, spec) or be callable, got {self.generator!r}"
+            )
+        if self.reconcile is not None and not callable(self.reconcile):
+            raise ConfigurationError(f"Idempotency: reconcile must be callable, got {self.reconcile!r}")
+        _positive(self, "ttl_s", self.ttl_s)
+        _positive(self, "lease_s", self.lease_s)
+        _one_of(self, "in_flight", self.in_flight, ("wait", "refuse"))
+        _one_of(self, "failures", self.failures, ("run", "replay"))
+        _one_of(self, "claims_in", self.claims_in, ("auto", "records", "state"))
+        _one_of(self, "when_down", self.when_down, ("refuse", "run"))
+
+
+FailureKind = Literal["timeout", "unavailable", "network", "rate_limit", "transient", "tool_error"]
+FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """Stop calling what keeps failing, and find out by few probes when it is well again.
+
+    Opens after failures in a row; or, with error_rate, adaptively: once window calls hold failures at that rate, with a
+    threshold that grows from failures to max_failures while calls mostly succeed. Open for recovery_s, then
+    half_open_calls probes are let through: all must succeed to close it, one failure opens it anew.
+    trips_on: the kinds of failure that count (or error codes); the caller's own errors (4xx, validation, 429) never do.
+    dependency: what stands behind the tool; tools that name the same one share a circuit. by_tenant: one circuit each.
+    shared: the circuit lives in the executor's State, for all processes. when_down: skip or refuse.
+    """
+
+    failures: int = 5
+    recovery_s: float = 30.0
+    half_open_calls: int = 1
+    error_rate: float | None = None
+    max_failures: int = 20
+    window: int = 100
+    trips_on: tuple[str, ...] = ("timeout", "unavailable", "network", "transient", "tool_error")
+    dependency: str | None = None
+    by_tenant: bool = False
+    shared: bool = False
+    when_down: Literal["skip", "refuse"] = "skip"
+
+    def __post_init__(self) -> None:
+        for name in ("failures", "recovery_s", "half_open_calls", "max_failures", "window"):
+            _positive(self, name, getattr(self, name))
+        if self.error_rate is not None and not 0 < self.error_rate <= 1:
+            raise ConfigurationError(f"Breaker: error_rate must be above 0 and at most 1, got {self.error_rate!r}")
+        _one_of(self, "when_down", self.when_down, ("skip", "refuse"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try again after failures that pass, where that is safe.
+
+    attempts counts all tries (None: the executor's retry_attempts). Waits are wait_s * factor**n (None: the executor's
+    retry_backoff), at most max_wait_s, plus up to jitter of the wait; wait (attempt, error) -> seconds replaces that.
+    on: the kinds of failure that are tried again (or exception classes). Retry-After is honoured, the deadline never
+    passed. Only tools that are read-only, idempotent or run under an idempotency key are tried again after their body
+    ran, unless its author insists; a call whose body never ran may always be.
+    budget: retries may be at most this share of calls to one dependency (with min_budget in reserve), so that an
+    outage is not multiplied.
+    """
+
+    attempts: int | None = None
+    wait_s: float | None = None
+    factor: float = 2.0
+    max_wait_s: float = 60.0
+    jitter: float = 0.1
+    on: tuple[str | type[BaseException], ...] = ("timeout", "unavailable", "network", "rate_limit", "transient")
+    wait: Callable[[int, BaseException], float] | None = None
+    insist: bool = False
+    dependency: str | None = None
+    budget: float = 0.2
+    min_budget: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "attempts", self.attempts)
+        for name in ("wait_s", "factor", "max_wait_s", "jitter", "budget", "min_budget"):
+            _not_negative(self, name, getattr(self, name))
+        for kind in self.on:
+            if isinstance(kind, str) and kind not in FAILURE_KINDS:
+                raise ConfigurationError(
+                    f"Retry: on holds {kind!r}, which is no kind of failure; there are {', '.join(FAILURE_KINDS)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +327,48 @@ class Screening:
     level: Literal["low", "medium", "high", "strict"] | None = None
 
 
+class BreakerPolicy(Protocol):
+    """A breaker of one's own: runs the call, or raises CircuitOpenError instead."""
+
+    async def execute_with_breaker(self, func: Callable[[], Awaitable[Any]], tool_name: str) -> Any: ...
+
+
+class RetryPolicy(Protocol):
+    """Retries of one's own: calls func as often as it sees fit."""
+
+    async def execute_with_retry(self, func: Callable[[], Awaitable[Any]], tool_name: str) -> Any: ...
+
+
+class UsageCalculator(Protocol):
+    """Tells what one call used. args maps parameters to JSON values, result is the value that came out.
+
+    flags are fields of ToolUsage that the caller knows already: attempts, retries, cached_hit and so on.
+    """
+
+    def calculate(
+        self, args: Mapping[str, Any], result: Any, *, tool: str | None = None, **flags: Any
+    ) -> ToolUsage: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """Everything an author may attach. UNSET inherits the executor's default, None switches off."""
+    """Everything an author may attach. UNSET inherits the executor's default, None switches off.
+
+    invalidates: cache tags whose entries are void once a call of this tool has run; "order:{order_id}" takes the
+    argument's value. usage tells what a call used and cost.
+    """
 
     timeout: Timeout | Unset | None = UNSET
     cache: Cache | Unset | None = UNSET
-    rate_limit: RateLimit | Unset | None = UNSET
+    rate_limit: RateLimit | tuple[RateLimit, ...] | Unset | None = UNSET
+    concurrency: Concurrency | tuple[Concurrency, ...] | Unset | None = UNSET
+    exclusive: Exclusive | Unset | None = UNSET
+    idempotency: Idempotency | Unset | None = UNSET
+    breaker: Breaker | BreakerPolicy | Unset | None = UNSET
+    retry: Retry | RetryPolicy | Unset | None = UNSET
     screening: Screening | Unset | None = UNSET
+    invalidates: tuple[str, ...] = ()
+    usage: UsageCalculator | None = None
     runs_in: RunsIn = "auto"
     measured: bool = True
 

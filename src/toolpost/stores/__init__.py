@@ -1,1 +1,492 @@
-"""Remembers: small atomic state, durable records, large blobs."""
+"""The three store contracts, chosen by URL: State (small, atomic, shared), Records (rows that survive), Blobs (bytes).
+
+Every operation gives an Answer: its value where it is at hand (a store in the process), else a Pending, which a task
+awaits on any loop and a thread waits for. Operations raise StoreUnavailableError and nothing else for a store that
+cannot be reached; driver errors stay behind it as the cause. Time in a store is the store's own clock, in seconds.
+Objects are safe from any thread and any event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Protocol
+
+from toolpost.calls.clock import SYSTEM_CLOCK, Clock
+from toolpost.calls.errors import ConfigurationError
+from toolpost.stores.pending import Answer, Pending
+
+ClaimState = Literal["granted", "in_flight", "done", "failed", "unknown", "mismatch"]
+
+
+class ClaimAsk(NamedTuple):
+    """What a holder asks for. key and fingerprint are digests as text; owner names the process for people.
+
+    fingerprint None: whatever arguments the key stands for are right. lease_s is how long the holder may be silent.
+    take_over: a claim whose holder is dead, or whose end is unknown, may be taken. rerun_failed: so may a failed one.
+    """
+
+    key: str
+    fingerprint: str | None
+    owner: str
+    lease_s: float
+    ttl_s: float
+    take_over: bool = False
+    rerun_failed: bool = True
+    tool: str = ""
+    tenant: str = ""
+
+
+class Claim(NamedTuple):
+    """How a claim stands after claim() or lookup().
+
+    granted: it is yours, under fence; taken_over says that an earlier holder's end is unknown (its lease ran out, or it
+    said so). in_flight: another holds it, for left_s more seconds unless it renews. done, failed: result is what the
+    holder left (None where it left none). unknown: nobody knows how it ended. mismatch: the key stands for other
+    arguments. began_at is wall time of the store in seconds.
+    """
+
+    state: ClaimState
+    fence: int = 0
+    taken_over: bool = False
+    result: bytes | None = None
+    left_s: float = 0.0
+    began_at: float = 0.0
+    owner: str = ""
+    key: str = ""
+    tool: str = ""
+    tenant: str = ""
+
+
+class Outgoing(NamedTuple):
+    """A message that leaves if and only if the transaction that wrote it committed."""
+
+    kind: str
+    dest: str
+    key: str
+    body: bytes
+    headers: Mapping[str, str] = {}
+    due_in_s: float = 0.0
+
+
+class Claims(Protocol):
+    """Who may run the body for a key. A fence grows with each grant and is never used twice for a key, also after its
+    row was swept; a write under an old fence changes nothing. A lease that ran out does not refuse a finish, only a
+    takeover does."""
+
+    local: bool
+    """Whether answers are at hand: then no lease is needed, as holder and store die together."""
+
+    def claim(self, ask: ClaimAsk, /) -> Answer[Claim]:
+        """Take the claim, or say how it stands. An in-flight claim whose lease ran out counts as unknown."""
+
+    def renew(self, held: Sequence[tuple[str, int]], lease_s: float, /) -> Answer[list[bool]]:
+        """Lengthen leases of (key, fence), in one go; False for each that is no longer held."""
+
+    def finish(
+        self,
+        key: str,
+        fence: int,
+        state: Literal["done", "failed", "unknown"],
+        result: bytes | None,
+        ttl_s: float,
+        outbox: Sequence[Outgoing] = (),
+        /,
+    ) -> Answer[bool]:
+        """Say how it ended, with what must leave with it, in one transaction. False when another has taken over.
+
+        done and failed are kept for ttl_s; unknown until settled. The same finish said again is True and changes
+        nothing. Stores without an outbox raise ConfigurationError for one that is not empty.
+        """
+
+    def release(self, key: str, fence: int, /) -> Answer[bool]:
+        """Give the claim back: the body never ran. What it stood as before a takeover is not restored: it is free."""
+
+    def lookup(self, key: str, /) -> Answer[Claim | None]:
+        """How a claim stands, taking nothing; None where there is none."""
+
+    def forget(self, key: str, /) -> Answer[bool]:
+        """Drop a claim that nobody holds, whatever it stands as; for operators. False when held or not there."""
+
+    def unsettled(self, limit: int = 100, /) -> Answer[list[Claim]]:
+        """Claims whose end is unknown, and those in flight whose lease ran out; oldest first."""
+
+
+class CircuitRules(NamedTuple):
+    """A breaker's numbers, as in calls.policies.Breaker."""
+
+    failures: int
+    recovery_s: float
+    half_open_calls: int
+    error_rate: float | None = None
+    max_failures: int = 20
+    window: int = 100
+
+
+class Circuit(NamedTuple):
+    """How a circuit stands. admitted: this call may run, as a probe when probe is not 0 (hand it to report).
+
+    state is closed, open or half_open. left_s: seconds until it may be tried again. cause: code and message of the
+    error that tripped it. forced: "", "open" or "closed" by an operator.
+    """
+
+    admitted: bool
+    state: str
+    probe: int = 0
+    left_s: float = 0.0
+    cause: str = ""
+    failures: int = 0
+    forced: str = ""
+
+
+class State(Claims, Protocol):
+    """Small values with a lifetime, and the operations that must be atomic: each is one round trip at most."""
+
+    url: str
+    """Where it is, without password."""
+
+    # limits
+    def take(self, buckets: Sequence[tuple[str, float, float]], /) -> Answer[tuple[float, int]]:
+        """Take one token from each bucket (key, rate a second, burst), or from none.
+
+        (0.0, -1) when granted; else the seconds until the slowest would grant it, and that one's index. A bucket that
+        nobody has used for as long as it takes to fill is forgotten.
+        """
+
+    def enter(self, key: str, holder: str, limit: int, lease_s: float, /) -> Answer[float]:
+        """Take one of limit places: 0.0 when had, else the seconds until the oldest lease ends. Again: it renews."""
+
+    def leave(self, key: str, holder: str, /) -> Answer[None]:
+        """Give the place back."""
+
+    # cache
+    def get(self, key: str, tags: Sequence[str] = (), /) -> Answer[tuple[bytes, float, float] | None]:
+        """(value, seconds until it is stale, seconds until it is gone), None where there is none or a tag is void."""
+
+    def marks(self, tags: Sequence[str], /) -> Answer[list[int]]:
+        """How often each tag was made void; what put() must be told, as of before the body ran."""
+
+    def put(
+        self, key: str, value: bytes, ttl_s: float, stale_s: float = 0.0, tags: Mapping[str, int] | None = None, /
+    ) -> Answer[bool]:
+        """Keep a value. tags: tag -> its mark; nothing is kept (False) when a tag was made void since."""
+
+    def void(self, tags: Sequence[str], /) -> Answer[None]:
+        """Make every entry with one of these tags invalid."""
+
+    def delete(self, key: str, /) -> Answer[bool]:
+        """Forget one value."""
+
+    def clear(self, prefix: str = "", /) -> Answer[int]:
+        """Forget all values whose key begins so; how many. Touches no limit, claim or circuit."""
+
+    # circuits
+    def admit(self, key: str, rules: CircuitRules, /) -> Answer[Circuit]:
+        """Ask whether a call may run. A probe that is not reported within recovery_s counts as lost and is replaced."""
+
+    def report(
+        self, key: str, rules: CircuitRules, ok: bool | None, probe: int = 0, cause: str = "", /
+    ) -> Answer[Circuit]:
+        """Say how an admitted call ended: True, False, or None (says nothing about the dependency)."""
+
+    def circuit(self, key: str, /) -> Answer[Circuit]:
+        """How a circuit stands, asking nothing of it."""
+
+    def force(self, key: str, state: Literal["open", "closed", ""], /) -> Answer[None]:
+        """Hold a circuit open or closed; "" lets it go on by itself, closed and empty."""
+
+    def ping(self) -> Answer[None]:
+        """Reach the store."""
+
+    def close(self) -> None:
+        """Do what was asked, then let go of connections and threads."""
+
+
+TaskState = Literal["queued", "running", "waiting", "succeeded", "failed", "rejected", "cancelled", "dead"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "rejected", "cancelled", "dead"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One accepted call as a row. arguments are JSON bytes, or blob the digest of such.
+
+    priority: higher first. due_in_s: not before. src: topic, partition, offset it came from, if from a queue.
+    """
+
+    task_id: str
+    tool: str
+    arguments: bytes = b"{}"
+    blob: str | None = None
+    version: str | None = None
+    tenant: str = ""
+    user_id: str | None = None
+    session_id: str | None = None
+    idempotency_key: str | None = None
+    order_key: str | None = None
+    priority: int = 0
+    max_attempts: int = 1
+    due_in_s: float = 0.0
+    deadline_in_s: float | None = None
+    src: tuple[str, int, int] | None = None
+    reply_to: str | None = None
+    trace: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A task that was claimed: run it under this fence. attempt counts from 1; lost: holders that vanished before."""
+
+    task: Task
+    fence: int
+    attempt: int
+    lost: int = 0
+    age_s: float = 0.0
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """How an attempt ended. state: a terminal one, or waiting (again in due_in_s), or queued (given back).
+
+    value is JSON bytes, or blob a digest. claim (key, fence, claim state) settles an idempotency claim in the same
+    transaction; outbox leaves with it.
+    """
+
+    task_id: str
+    fence: int
+    state: TaskState
+    value: bytes | None = None
+    blob: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    outcome: str = "ok"
+    source: str = "run"
+    elapsed_ms: float = 0.0
+    due_in_s: float = 0.0
+    usage: bytes | None = None
+    claim: tuple[str, int, Literal["done", "failed", "unknown"], float] | None = None
+    outbox: tuple[Outgoing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """A task as people see it. Times are wall time of the store in seconds."""
+
+    task_id: str
+    tool: str
+    tenant: str
+    state: TaskState
+    attempt: int
+    max_attempts: int
+    fence: int
+    owner: str | None
+    created_at: float
+    updated_at: float
+    due_at: float | None
+    status: str | None = None
+    value: bytes | None = None
+    blob: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    source: str | None = None
+    elapsed_ms: float | None = None
+    finished_at: float | None = None
+
+
+class Records(Claims, Protocol):
+    """Rows that survive: idempotency claims, tasks with their attempts and results, outbox, dead letters.
+
+    What is asked while a batch is being written goes into the next one (group commit). Terminal tasks never change.
+    """
+
+    url: str
+    durable: bool
+
+    def submit(self, task: Task, /) -> Answer[bool]:
+        """Write a queued task; True once it is durable, False when the task_id is there already (nothing changes)."""
+
+    def claim_tasks(
+        self, owner: str, limit: int, lease_s: float, tools: Sequence[str] | None = None, /
+    ) -> Answer[list[Work]]:
+        """Take tasks that are due (highest priority, then oldest first) or whose holder's lease ran out.
+
+        Of tasks with one order_key only the oldest that is not terminal is given, and only while none runs.
+        """
+
+    def claim_task(self, task: Task, owner: str, lease_s: float, /) -> Answer[Work | TaskRow]:
+        """Write and take one task in one step, as a queue's worker does; a TaskRow when it is terminal or held."""
+
+    def renew_tasks(self, owner: str, held: Sequence[tuple[str, int]], lease_s: float, /) -> Answer[list[str]]:
+        """Lengthen leases of (task_id, fence): for each "held", "lost" or "cancel" (held, but it shall end)."""
+
+    def finish_task(self, finish: Finish, /) -> Answer[bool]:
+        """Attempt row, result, claim and outbox in one transaction; False when another holder took it over."""
+
+    def cancel_task(self, task_id: str, /) -> Answer[str]:
+        """Answers "cancelled" when it was not running, "told" when it is, else its terminal state, "" if not there."""
+
+    def task(self, task_id: str, /) -> Answer[TaskRow | None]:
+        """One task with its result."""
+
+    def tasks(
+        self,
+        *,
+        state: str | None = None,
+        tool: str | None = None,
+        tenant: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Answer[list[TaskRow]]:
+        """Tasks by task_id descending (time-ordered ids: newest first), below after."""
+
+    def put_outbox(self, messages: Sequence[Outgoing], /) -> Answer[None]:
+        """Write messages that leave by themselves."""
+
+    def take_outbox(
+        self, limit: int, lease_s: float, kinds: Sequence[str] | None = None, /
+    ) -> Answer[list[tuple[int, Outgoing, int]]]:
+        """(id, message, tries) of messages that are due; nobody else is given them for lease_s."""
+
+    def sent(self, ids: Sequence[int], /) -> Answer[None]:
+        """Delete messages whose receiver has acknowledged them."""
+
+    def defer_outbox(self, ids: Sequence[int], due_in_s: float, /) -> Answer[None]:
+        """Not before then: sending failed."""
+
+    def bury(
+        self,
+        *,
+        reason: str,
+        payload: bytes,
+        src: tuple[str, int, int] | None = None,
+        task_id: str | None = None,
+        error: str = "",
+    ) -> Answer[int]:
+        """Keep a dead letter, byte for byte; its id. The same src again gives the same id."""
+
+    def dead(self, limit: int = 100, after: int | None = None, /) -> Answer[list[dict[str, Any]]]:
+        """Dead letters, newest first."""
+
+    def redrive(self, letter_id: int, task_id: str, /) -> Answer[bool]:
+        """Submit a dead task again as task_id, linked to the letter; False when that was done or cannot be."""
+
+    def sweep(self, limit: int = 1000, /) -> Answer[dict[str, int]]:
+        """Drop expired claims (done or failed only) and, of tasks whose holder was lost too often, make dead ones."""
+
+    def ping(self) -> Answer[None]:
+        """Reach the store."""
+
+    def close(self) -> None:
+        """Do what was asked, then let go of connections and threads."""
+
+
+class Blobs(Protocol):
+    """Large bytes by digest: the key of a blob is the SHA-256 of its bytes in hex, so a put can be repeated freely."""
+
+    url: str
+    local: bool
+    durable: bool
+
+    def put(self, data: bytes, /) -> Answer[str]:
+        """Keep bytes; their digest."""
+
+    def get(self, digest: str, start: int = 0, length: int | None = None, /) -> Answer[bytes | None]:
+        """The bytes, or a range of them; None where there are none. Whole blobs are checked against their digest."""
+
+    def size(self, digest: str, /) -> Answer[int | None]:
+        """Bytes, None where there is no such blob."""
+
+    def delete(self, digest: str, /) -> Answer[bool]:
+        """Forget a blob."""
+
+    def sign(self, digest: str, ttl_s: float, /) -> Answer[str | None]:
+        """A URL that gives the bytes to whoever has it, for ttl_s; None where the store has no such thing."""
+
+    def ping(self) -> Answer[None]:
+        """Reach the store."""
+
+    def close(self) -> None:
+        """Let go of connections and threads."""
+
+
+_STATES = {"memory": "memory:MemoryState", "redis": "redis:RedisState", "rediss": "redis:RedisState"}
+_RECORDS = {
+    "memory": "memory_records:MemoryRecords",
+    "sqlite": "sqlite:SqliteRecords",
+    "postgresql": "postgres:PostgresRecords",
+    "postgres": "postgres:PostgresRecords",
+}
+_BLOBS = {"memory": "memory_blobs:MemoryBlobs", "file": "local:FolderBlobs", "s3": "s3:S3Blobs"}
+
+
+def open_state(url: str, *, clock: Clock = SYSTEM_CLOCK, prefix: str = "toolpost") -> State:
+    """The State a URL names: memory:// or redis://[:password@]host:port/db. It connects on first use.
+
+    prefix begins every key in a shared store. Raises ConfigurationError for any other URL, or a missing package.
+    """
+    return _open("state", _STATES, url, clock=clock, prefix=prefix)  # type: ignore[no-any-return]
+
+
+def open_records(url: str, *, clock: Clock = SYSTEM_CLOCK) -> Records:
+    """The Records a URL names: memory://, sqlite:///path/to/file, postgresql://user:password@host:port/database."""
+    return _open("records", _RECORDS, url, clock=clock)  # type: ignore[no-any-return]
+
+
+def open_blobs(url: str, *, clock: Clock = SYSTEM_CLOCK) -> Blobs:
+    """The Blobs a URL names: memory://, file:///path/to/folder, s3://bucket/prefix?endpoint=https://..."""
+    return _open("blobs", _BLOBS, url, clock=clock)  # type: ignore[no-any-return]
+
+
+def _open(kind: str, known: Mapping[str, str], url: str, **options: Any) -> Any:
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme not in known:
+        schemes = ", ".join(f"{name}://" for name in known)
+        raise ConfigurationError(f"{kind} must be a URL that begins with one of {schemes}, got {public_url(url)!r}")
+    module, _, name = known[scheme].partition(":")
+    try:
+        opener = getattr(import_module(f"toolpost.stores.{module}"), name)
+    except ModuleNotFoundError as missing:
+        extra = {"redis": "redis", "postgres": "postgres", "s3": "s3"}.get(module, "all")
+        raise ConfigurationError(
+            f"{scheme}:// needs the package {missing.name}; install toolpost[{extra}]"
+        ) from missing
+    return opener(url, **options)
+
+
+def public_url(url: str) -> str:
+    """A URL without its password and query, fit to be shown."""
+    head, found, rest = url.partition("://")
+    if not found:
+        return head[:200]
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    user = user.partition(":")[0]
+    return f"{head}://{user}{'@' if at and user else ''}{host}{slash}{path.partition('?')[0]}"[:200]
+
+
+__all__ = [
+    "Answer",
+    "Blobs",
+    "Circuit",
+    "CircuitRules",
+    "Claim",
+    "ClaimAsk",
+    "ClaimState",
+    "Claims",
+    "Finish",
+    "Outgoing",
+    "Pending",
+    "Records",
+    "State",
+    "TERMINAL",
+    "Task",
+    "TaskRow",
+    "TaskState",
+    "Work",
+    "open_blobs",
+    "open_records",
+    "open_state",
+    "public_url",
+]

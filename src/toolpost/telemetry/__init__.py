@@ -1,5 +1,6 @@
 """Watches calls and tells what it saw: metrics, recent history, log lines, usage and cost."""
 
+from toolpost.calls.policies import UsageCalculator
 from toolpost.telemetry.collector import MetricsCollector, SystemMetrics, get_metrics_collector
 from toolpost.telemetry.logs import CallLog, JsonFormatter
 from toolpost.telemetry.metrics import ExecutorMetrics, ToolExecutorStats, ToolStats
@@ -8,7 +9,6 @@ from toolpost.telemetry.usage import (
     GenericUsageCalculator,
     Price,
     TokenUsageCalculator,
-    UsageCalculator,
     safely,
 )
 

@@ -8,11 +8,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.policies import UsageCalculator
 from toolpost.calls.result import ToolUsage
 
 CHARS_PER_TOKEN: Final = 4
@@ -20,17 +21,6 @@ CHARS_PER_TOKEN: Final = 4
 
 _log = logging.getLogger("toolpost.usage")
 _FLAGS: Final = frozenset(f.name for f in fields(ToolUsage))
-
-
-class UsageCalculator(Protocol):
-    """Tells what one call used. args maps parameters to JSON values, result is the value that came out.
-
-    flags are fields of ToolUsage that the caller knows already: attempts, retries, cached_hit and so on.
-    """
-
-    def calculate(
-        self, args: Mapping[str, Any], result: Any, *, tool: str | None = None, **flags: Any
-    ) -> ToolUsage: ...
 
 
 class GenericUsageCalculator:
