@@ -13,7 +13,7 @@ LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test lint format prepare services bench lock clean
 
 help: ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ run: .venv/.ready ## Run the example calls and show what came out
 	@mkdir -p build && rm -f build/results.jsonl
 	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS)
 
-test: lint ## Lint, then run all tests
+test: lint prepare ## Lint, then run all tests
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.ready ## Check style, format and types
@@ -33,9 +33,16 @@ lint: .venv/.ready ## Check style, format and types
 format: .venv/.ready ## Put the sources into the format that lint checks
 	.venv/bin/ruff check --quiet --fix . ; .venv/bin/ruff format --quiet .
 
-bench: .venv-bench/.ready ## Measure the overhead of a call, next to other libraries
+prepare: .venv/.ready ## Get the servers that the tests use, once
+	@.venv/bin/python -m tests.services prepare --install
+
+services: prepare ## Run the servers that the tests use, until Ctrl-C
+	@.venv/bin/python -m tests.services serve
+
+bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries, and what policies add
 	@mkdir -p build
 	.venv-bench/bin/python benchmarks/overhead.py $(BENCH_ARGS)
+	.venv-bench/bin/python benchmarks/policies.py --json build/policies.json
 
 lock: ## Pin the requirements anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: $(PYTHON) -m pip install uv" >&2; exit 1; }

@@ -1,0 +1,15 @@
+"""Real servers for the tests, each private, on loopback, and gone when the run is.
+
+A URL in the environment wins (TOOLPOST_TEST_POSTGRES and so on); else the machine's own programs are used.
+"""
+
+from tests.services.mongodb import Mongo
+from tests.services.moto import Dynamo
+from tests.services.postgres import Postgres
+from tests.services.redis import Redis
+from tests.services.s3 import S3
+from tests.services.server import Missing, Server, StartFailed, in_ci
+
+KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Redis, S3, Dynamo, Mongo)}
+
+__all__ = ["KINDS", "S3", "Dynamo", "Missing", "Mongo", "Postgres", "Redis", "Server", "StartFailed", "in_ci"]
