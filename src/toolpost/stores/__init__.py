@@ -8,109 +8,16 @@ Objects are safe from any thread and any event loop.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any, Literal, NamedTuple, Protocol
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError
+from toolpost.stores.claims import Claim, ClaimAsk, Claims, ClaimState, Outgoing
 from toolpost.stores.pending import Answer, Pending
-
-ClaimState = Literal["granted", "in_flight", "done", "failed", "unknown", "mismatch"]
-
-
-class ClaimAsk(NamedTuple):
-    """What a holder asks for. key and fingerprint are digests as text; owner names the process for people.
-
-    fingerprint None: whatever arguments the key stands for are right. lease_s is how long the holder may be silent.
-    take_over: a claim whose holder is dead, or whose end is unknown, may be taken. rerun_failed: so may a failed one.
-    """
-
-    key: str
-    fingerprint: str | None
-    owner: str
-    lease_s: float
-    ttl_s: float
-    take_over: bool = False
-    rerun_failed: bool = True
-    tool: str = ""
-    tenant: str = ""
-
-
-class Claim(NamedTuple):
-    """How a claim stands after claim() or lookup().
-
-    granted: it is yours, under fence; taken_over says that an earlier holder's end is unknown (its lease ran out, or it
-    said so). in_flight: another holds it, for left_s more seconds unless it renews. done, failed: result is what the
-    holder left (None where it left none). unknown: nobody knows how it ended. mismatch: the key stands for other
-    arguments. began_at is wall time of the store in seconds.
-    """
-
-    state: ClaimState
-    fence: int = 0
-    taken_over: bool = False
-    result: bytes | None = None
-    left_s: float = 0.0
-    began_at: float = 0.0
-    owner: str = ""
-    key: str = ""
-    tool: str = ""
-    tenant: str = ""
-
-
-class Outgoing(NamedTuple):
-    """A message that leaves if and only if the transaction that wrote it committed."""
-
-    kind: str
-    dest: str
-    key: str
-    body: bytes
-    headers: Mapping[str, str] = {}
-    due_in_s: float = 0.0
-
-
-class Claims(Protocol):
-    """Who may run the body for a key. A fence grows with each grant and is never used twice for a key, also after its
-    row was swept; a write under an old fence changes nothing. A lease that ran out does not refuse a finish, only a
-    takeover does."""
-
-    local: bool
-    """Whether answers are at hand: then no lease is needed, as holder and store die together."""
-
-    def claim(self, ask: ClaimAsk, /) -> Answer[Claim]:
-        """Take the claim, or say how it stands. An in-flight claim whose lease ran out counts as unknown."""
-
-    def renew(self, held: Sequence[tuple[str, int]], lease_s: float, /) -> Answer[list[bool]]:
-        """Lengthen leases of (key, fence), in one go; False for each that is no longer held."""
-
-    def finish(
-        self,
-        key: str,
-        fence: int,
-        state: Literal["done", "failed", "unknown"],
-        result: bytes | None,
-        ttl_s: float,
-        outbox: Sequence[Outgoing] = (),
-        /,
-    ) -> Answer[bool]:
-        """Say how it ended, with what must leave with it, in one transaction. False when another has taken over.
-
-        done and failed are kept for ttl_s; unknown until settled. The same finish said again is True and changes
-        nothing. Stores without an outbox raise ConfigurationError for one that is not empty.
-        """
-
-    def release(self, key: str, fence: int, /) -> Answer[bool]:
-        """Give the claim back: the body never ran. What it stood as before a takeover is not restored: it is free."""
-
-    def lookup(self, key: str, /) -> Answer[Claim | None]:
-        """How a claim stands, taking nothing; None where there is none."""
-
-    def forget(self, key: str, /) -> Answer[bool]:
-        """Drop a claim that nobody holds, whatever it stands as; for operators. False when held or not there."""
-
-    def unsettled(self, limit: int = 100, /) -> Answer[list[Claim]]:
-        """Claims whose end is unknown, and those in flight whose lease ran out; oldest first."""
+from toolpost.stores.tasks import TERMINAL, Finish, Task, TaskRow, TaskState, Work
 
 
 class CircuitRules(NamedTuple):
@@ -127,8 +34,10 @@ class CircuitRules(NamedTuple):
 class Circuit(NamedTuple):
     """How a circuit stands. admitted: this call may run, as a probe when probe is not 0 (hand it to report).
 
-    state is closed, open or half_open. left_s: seconds until it may be tried again. cause: code and message of the
-    error that tripped it. forced: "", "open" or "closed" by an operator.
+    From report and circuit, admitted says whether a further call would be. state is closed, open or half_open.
+    left_s: seconds until it may be tried again; 0.0 as well where an operator holds it open. cause: code and message of
+    the error that tripped it. failures: in a row, or in the window of adaptive rules. forced: "", "open" or "closed" by
+    an operator. opened: it was this very report that opened it.
     """
 
     admitted: bool
@@ -138,6 +47,7 @@ class Circuit(NamedTuple):
     cause: str = ""
     failures: int = 0
     forced: str = ""
+    opened: bool = False
 
 
 class State(Claims, Protocol):
@@ -165,7 +75,8 @@ class State(Claims, Protocol):
         """(value, seconds until it is stale, seconds until it is gone), None where there is none or a tag is void."""
 
     def marks(self, tags: Sequence[str], /) -> Answer[list[int]]:
-        """How often each tag was made void; what put() must be told, as of before the body ran."""
+        """A number for each tag, which void() changes and which never comes again; put() must be told what it was
+        before the body ran. A mark is good for a day at least, and as long as an entry with its tag is kept."""
 
     def put(
         self, key: str, value: bytes, ttl_s: float, stale_s: float = 0.0, tags: Mapping[str, int] | None = None, /
@@ -201,98 +112,6 @@ class State(Claims, Protocol):
 
     def close(self) -> None:
         """Do what was asked, then let go of connections and threads."""
-
-
-TaskState = Literal["queued", "running", "waiting", "succeeded", "failed", "rejected", "cancelled", "dead"]
-TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "rejected", "cancelled", "dead"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One accepted call as a row. arguments are JSON bytes, or blob the digest of such.
-
-    priority: higher first. due_in_s: not before. src: topic, partition, offset it came from, if from a queue.
-    """
-
-    task_id: str
-    tool: str
-    arguments: bytes = b"{}"
-    blob: str | None = None
-    version: str | None = None
-    tenant: str = ""
-    user_id: str | None = None
-    session_id: str | None = None
-    idempotency_key: str | None = None
-    order_key: str | None = None
-    priority: int = 0
-    max_attempts: int = 1
-    due_in_s: float = 0.0
-    deadline_in_s: float | None = None
-    src: tuple[str, int, int] | None = None
-    reply_to: str | None = None
-    trace: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A task that was claimed: run it under this fence. attempt counts from 1; lost: holders that vanished before."""
-
-    task: Task
-    fence: int
-    attempt: int
-    lost: int = 0
-    age_s: float = 0.0
-    cancel: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
-    """How an attempt ended. state: a terminal one, or waiting (again in due_in_s), or queued (given back).
-
-    value is JSON bytes, or blob a digest. claim (key, fence, claim state) settles an idempotency claim in the same
-    transaction; outbox leaves with it.
-    """
-
-    task_id: str
-    fence: int
-    state: TaskState
-    value: bytes | None = None
-    blob: str | None = None
-    error_code: str | None = None
-    error: str | None = None
-    outcome: str = "ok"
-    source: str = "run"
-    elapsed_ms: float = 0.0
-    due_in_s: float = 0.0
-    usage: bytes | None = None
-    claim: tuple[str, int, Literal["done", "failed", "unknown"], float] | None = None
-    outbox: tuple[Outgoing, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRow:
-    """A task as people see it. Times are wall time of the store in seconds."""
-
-    task_id: str
-    tool: str
-    tenant: str
-    state: TaskState
-    attempt: int
-    max_attempts: int
-    fence: int
-    owner: str | None
-    created_at: float
-    updated_at: float
-    due_at: float | None
-    status: str | None = None
-    value: bytes | None = None
-    blob: str | None = None
-    error_code: str | None = None
-    error: str | None = None
-    source: str | None = None
-    elapsed_ms: float | None = None
-    finished_at: float | None = None
 
 
 class Records(Claims, Protocol):
@@ -375,6 +194,15 @@ class Records(Claims, Protocol):
     def sweep(self, limit: int = 1000, /) -> Answer[dict[str, int]]:
         """Drop expired claims (done or failed only) and, of tasks whose holder was lost too often, make dead ones."""
 
+    def migrate(self) -> list[str]:
+        """Bring the tables up to this version, waiting for it; number and title of each migration that was applied.
+
+        Raises ConfigurationError for a schema that is newer than this version.
+        """
+
+    def schema_version(self) -> int:
+        """The number of the last migration that the tables have seen, waiting for it; 0 for none."""
+
     def ping(self) -> Answer[None]:
         """Reach the store."""
 
@@ -411,7 +239,12 @@ class Blobs(Protocol):
         """Let go of connections and threads."""
 
 
-_STATES = {"memory": "memory:MemoryState", "redis": "redis:RedisState", "rediss": "redis:RedisState"}
+_STATES = {
+    "memory": "memory_state:MemoryState",
+    "redis": "redis:RedisState",
+    "rediss": "redis:RedisState",
+    "unix": "redis:RedisState",
+}
 _RECORDS = {
     "memory": "memory_records:MemoryRecords",
     "sqlite": "sqlite:SqliteRecords",
@@ -439,31 +272,42 @@ def open_blobs(url: str, *, clock: Clock = SYSTEM_CLOCK) -> Blobs:
     return _open("blobs", _BLOBS, url, clock=clock)  # type: ignore[no-any-return]
 
 
+GROUP = "toolpost.stores"
+"""Entry points of other packages: "state.SCHEME", "records.SCHEME" or "blobs.SCHEME" -> class, opened as ours are."""
+
+
 def _open(kind: str, known: Mapping[str, str], url: str, **options: Any) -> Any:
     scheme = url.partition("://")[0] if "://" in url else ""
-    if scheme not in known:
-        schemes = ", ".join(f"{name}://" for name in known)
-        raise ConfigurationError(f"{kind} must be a URL that begins with one of {schemes}, got {public_url(url)!r}")
-    module, _, name = known[scheme].partition(":")
-    try:
-        opener = getattr(import_module(f"toolpost.stores.{module}"), name)
-    except ModuleNotFoundError as missing:
-        extra = {"redis": "redis", "postgres": "postgres", "s3": "s3"}.get(module, "all")
-        raise ConfigurationError(
-            f"{scheme}:// needs the package {missing.name}; install toolpost[{extra}]"
-        ) from missing
-    return opener(url, **options)
+    if scheme in known:
+        module, _, name = known[scheme].partition(":")
+        try:
+            return getattr(import_module(f"toolpost.stores.{module}"), name)(url, **options)
+        except ModuleNotFoundError as missing:
+            extra = {"redis": "redis", "postgres": "postgres", "s3": "s3"}.get(module, "all")
+            raise ConfigurationError(
+                f"{scheme}:// needs the package {missing.name}; install toolpost[{extra}]"
+            ) from missing
+    others = {point.name: point for point in metadata.entry_points(group=GROUP)}
+    if f"{kind}.{scheme}" in others:
+        return others[f"{kind}.{scheme}"].load()(url, **options)
+    more = [name.partition(".")[2] for name in others if name.startswith(f"{kind}.")]
+    schemes = ", ".join(f"{name}://" for name in [*known, *more])
+    raise ConfigurationError(f"{kind} must be a URL that begins with one of {schemes}, got {public_url(url)!r}")
+
+
+_UNSURE = re.compile(r"[:/?@=,;\s]")
 
 
 def public_url(url: str) -> str:
-    """A URL without its password and query, fit to be shown."""
+    """A URL without its password and query, fit to be shown; of what is none, or may be read in two ways, the start."""
     head, found, rest = url.partition("://")
     if not found:
-        return head[:200]
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    user = user.partition(":")[0]
-    return f"{head}://{user}{'@' if at and user else ''}{host}{slash}{path.partition('?')[0]}"[:200]
+        return f"{_UNSURE.split(head)[0]}..."[:200] if "@" in head or "=" in head else head[:200]
+    login, at, where = rest.rpartition("@")  # a password may hold anything, written as it must not be
+    if "=" in login.partition("?")[2]:  # unless it is the query that holds the @
+        return f"{head}://{_UNSURE.split(login)[0]}..."[:200]
+    user = login.partition(":")[0]
+    return f"{head}://{user}{'@' if at and user else ''}{where.partition('?')[0]}"[:200]
 
 
 __all__ = [

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -20,19 +21,24 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 """After a failure the next try comes no sooner than this, doubling from the first to the longest."""
 
+LAST_WAIT_S = 1.0
+"""How long close() waits for a batch that it has broken off."""
+
 
 class Pending(Generic[T]):
     """An answer that a store's thread will give. Await it once, on any loop; or wait() for it in a thread.
 
-    op is what was asked, for the store's own use. Who gives up waiting loses only the answer: what was asked is done.
+    op is what was asked, for the store's own use; sent, whether the store may have heard of it. Who gives up waiting
+    loses only the answer: what was asked is done.
     """
 
-    __slots__ = ("_done", "_lock", "_waiter", "error", "op", "value")
+    __slots__ = ("_done", "_lock", "_waiter", "error", "op", "sent", "value")
 
     def __init__(self, op: Any = None) -> None:
         self.op = op
         self.value: Any = None
         self.error: BaseException | None = None
+        self.sent = False
         self._done = False
         self._lock = threading.Lock()
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Lock | None = None
@@ -114,10 +120,11 @@ def _set_all(futures: list[asyncio.Future[None]]) -> None:
 class Batcher:
     """One thread that owns a store's connection and does what has been asked meanwhile in one go (group commit).
 
-    flush(pendings) does a batch: it sets value or error of each. What it raises fails them all; a StoreUnavailableError
-    closes the gate besides: until a pause is over every operation fails at once, then one batch tries again, so that an
-    outage costs one connection attempt a pause, however many callers there are. interrupt() is called when a batch
-    takes longer than timeout_s, from another thread: it must break the connection so that flush returns.
+    flush(pendings) does a batch: it sets value or error of each. What it raises fails them all, but those that it has
+    answered before by answer_all(). A StoreUnavailableError closes the gate besides: until a pause is over every
+    operation fails at once, then one batch tries again, so that an outage costs one connection attempt a pause, however
+    many callers there are. interrupt() is called when a batch takes longer than timeout_s, from another thread: it must
+    break the connection so that flush returns.
     The thread starts on first use, and anew in a forked child.
     """
 
@@ -142,14 +149,16 @@ class Batcher:
         self._shut_until = 0.0
         self._why = ""
         self._start_empty()
+        _batchers.add(self)
 
     def _start_empty(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Pending[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
         self._busy_since: float | None = None
         self._idle = threading.Event()
+        self._ended = False
 
     @property
     def available(self) -> bool:
@@ -158,10 +167,6 @@ class Batcher:
 
     def submit(self, op: Any) -> Pending[Any]:
         """Have op done with the next batch. Never raises: an operation that cannot be done gives a failed Pending."""
-        if self._pid != os.getpid():
-            self._start_empty()
-            if self._forked is not None:
-                self._forked()
         pending: Pending[Any] = Pending(op)
         if self._closed:
             pending.error = StoreUnavailableError(f"{self.name} is closed")
@@ -174,11 +179,13 @@ class Batcher:
         if self._thread is None:
             self._start()
         self._queue.put(pending)
+        if self._ended:  # closed between the look above and the put
+            self._refuse_rest()
         return pending
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._run, args=(self._queue,), name=f"toolpost-{self.name}")
                 thread.daemon = True
                 thread.start()
@@ -187,8 +194,14 @@ class Batcher:
                     watch = threading.Thread(target=self._watch, args=(thread,), name=f"toolpost-{self.name}-watch")
                     watch.daemon = True
                     watch.start()
+                    self._watcher = watch
 
     def _run(self, waiting: queue.SimpleQueue[Pending[Any] | None]) -> None:
+        self._serve(waiting)
+        self._ended = True
+        self._refuse_rest()
+
+    def _serve(self, waiting: queue.SimpleQueue[Pending[Any] | None]) -> None:
         while True:
             first = waiting.get()
             if first is None:
@@ -218,6 +231,8 @@ class Batcher:
         self._busy_since = self._clock.monotonic()
         try:
             self.batches += 1
+            for pending in batch:
+                pending.sent = True
             self._flush(batch)
             self._pause_s = 0.0
         except Exception as raised:
@@ -231,6 +246,7 @@ class Batcher:
                 logger.exception("%s failed", self.name)
                 error = StoreUnavailableError(f"{self.name} failed: {type(raised).__name__}")
                 error.__cause__ = raised
+            batch = [pending for pending in batch if not pending.done]
             for pending in batch:
                 if pending.error is None:
                     pending.error = error
@@ -242,18 +258,63 @@ class Batcher:
         """Break the connection under a batch that takes too long: a server may accept and then say nothing."""
         while thread.is_alive() and not self._idle.wait(min(0.25, self._timeout_s / 4)):
             since = self._busy_since
-            if since is not None and self._clock.monotonic() - since > self._timeout_s and self._interrupt is not None:
-                try:
-                    self._interrupt()
-                except Exception:
-                    logger.exception("%s could not be interrupted", self.name)
+            if since is not None and self._clock.monotonic() - since > self._timeout_s:
+                self._break()
+
+    def _break(self) -> None:
+        try:
+            if self._interrupt is not None:
+                self._interrupt()
+        except Exception:
+            logger.exception("%s could not be interrupted", self.name)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Do what has been asked, then end the thread. What is asked afterwards fails."""
+        """Do what has been asked, then end the thread. What is asked afterwards fails.
+
+        What is not done within timeout_s is broken off, and fails.
+        """
         with self._lock:
-            self._closed = True
+            again, self._closed = self._closed, True
             thread, self._thread = self._thread, None
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None:
             self._queue.put(None)
             thread.join(timeout_s)
-            self._idle.set()
+            if thread.is_alive():
+                self._break()
+                thread.join(LAST_WAIT_S)
+            if not thread.is_alive():
+                self._idle.set()
+                if self._watcher is not None:
+                    self._watcher.join(LAST_WAIT_S)
+        elif not again:
+            self._ended = True
+            self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Fail what was asked while the end came: nobody will do it."""
+        while True:
+            try:
+                pending = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if pending is not None:
+                pending.error = StoreUnavailableError(f"{self.name} is closed")
+                answer_all([pending])
+
+    def _start_anew(self) -> None:
+        """In a forked child, before it has a second thread: the parent's thread, queue and connection are not ours."""
+        self._start_empty()
+        if self._forked is not None:
+            self._forked()
+
+
+_batchers: weakref.WeakSet[Batcher] = weakref.WeakSet()
+
+
+def _start_all_anew() -> None:
+    for batcher in list(_batchers):
+        batcher._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_anew)

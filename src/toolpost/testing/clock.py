@@ -34,6 +34,7 @@ class FakeClock(Clock):
         self._alarms: list[tuple[float, int, _FakeAlarm]] = []
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._pauses = 0
         self.now = lambda: self._start + self._elapsed
         self.monotonic = lambda: self._elapsed
         self.stopwatch = lambda: self._elapsed
@@ -84,11 +85,23 @@ class FakeClock(Clock):
             time.sleep(0)
         return True
 
+    def pause(self, delay_s: float) -> None:
+        """Block this thread until time has been advanced by delay_s (looked at each millisecond of real time)."""
+        until = self._elapsed + delay_s
+        with self._lock:
+            self._pauses += 1
+        try:
+            while self._elapsed < until:
+                time.sleep(0.001)
+        finally:
+            with self._lock:
+                self._pauses -= 1
+
     def jitter(self, upper: float) -> float:
         """No jitter: half of upper, always."""
         return upper / 2
 
     @property
     def waiting(self) -> int:
-        """How many alarms and sleeps have not gone off."""
-        return sum(1 for _, _, alarm in self._alarms if not alarm.silent)
+        """How many alarms, sleeps and pauses have not gone off."""
+        return self._pauses + sum(1 for _, _, alarm in self._alarms if not alarm.silent)

@@ -1,0 +1,370 @@
+"""Records that live in the process: claims, tasks, outbox and dead letters under one lock; nothing survives it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from toolpost.calls.clock import SYSTEM_CLOCK, Clock
+from toolpost.stores import Finish, Task, TaskRow, TaskState, Work
+from toolpost.stores.memory_mail import MemoryMail
+from toolpost.stores.standing import MAX_LOST, checked, farewell, legible, place_of, repeated
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A task with how it stands. due_at, lease_until and deadline_at are monotonic."""
+
+    task: Task
+    seq: int
+    created_at: float
+    updated_at: float
+    born_at: float
+    due_at: float | None
+    deadline_at: float | None
+    state: TaskState = "queued"
+    fence: int = 0
+    attempt: int = 0
+    lost: int = 0
+    owner: str | None = None
+    lease_until: float = 0.0
+    cancel: bool = False
+    result: Finish | None = None
+    finished_at: float | None = None
+
+
+class MemoryRecords(MemoryMail):
+    """Records in memory. Leases run by the clock's monotonic time, what people read is its wall time.
+
+    max_finished bounds memory: of tasks that are over, and of dead letters, the oldest go first. Expired claims go by
+    themselves.
+    """
+
+    durable = False
+
+    def __init__(self, url: str = "memory://", *, clock: Clock = SYSTEM_CLOCK, max_finished: int = 10_000) -> None:
+        super().__init__(clock, max_letters=max_finished)
+        self.url = url
+        self._max_finished = max_finished
+        self._seqs = itertools.count(1)
+        self._tasks: dict[str, _Entry] = {}
+        self._ready: dict[str, list[tuple[int, int, str]]] = {}
+        """By tool, what may start now: a heap of (-priority, seq, task_id), where some may be out of date."""
+        self._later: list[tuple[float, int, str]] = []
+        self._running: dict[str, _Entry] = {}
+        self._orders: dict[str, OrderedDict[str, None]] = {}
+        """Of each order_key the tasks that are not over, oldest first; only the first may run."""
+        self._over: OrderedDict[str, None] = OrderedDict()
+
+    # Tasks.
+
+    def submit(self, task: Task, /) -> bool:
+        with self._lock:
+            return self._add(task) is not None
+
+    def _add(self, task: Task) -> _Entry | None:
+        if task.task_id in self._tasks:
+            return None
+        checked(
+            task_id=task.task_id,
+            tool=task.tool,
+            blob=task.blob,
+            version=task.version,
+            tenant=task.tenant,
+            user_id=task.user_id,
+            session_id=task.session_id,
+            idempotency_key=task.idempotency_key,
+            order_key=task.order_key,
+            src=task.src and task.src[0],
+            reply_to=task.reply_to,
+            trace=task.trace,
+        )
+        now, wall = self._clock.monotonic(), self._clock.now()
+        due_at = now + task.due_in_s if task.due_in_s > 0 else None
+        deadline_at = None if task.deadline_in_s is None else now + task.deadline_in_s
+        entry = _Entry(task, next(self._seqs), wall, wall, now, due_at, deadline_at)
+        self._tasks[task.task_id] = entry
+        if task.order_key is not None:
+            self._orders.setdefault(task.order_key, OrderedDict())[task.task_id] = None
+        self._line_up(entry)
+        return entry
+
+    def _line_up(self, entry: _Entry) -> None:
+        """Put a queued or waiting task where claim_tasks() finds it."""
+        if entry.due_at is not None:
+            heapq.heappush(self._later, (entry.due_at, entry.seq, entry.task.task_id))
+        elif self._leads(entry.task):
+            heap = self._ready.setdefault(entry.task.tool, [])
+            heapq.heappush(heap, (-entry.task.priority, entry.seq, entry.task.task_id))
+
+    def _leads(self, task: Task) -> bool:
+        return task.order_key is None or next(iter(self._orders[task.order_key])) == task.task_id
+
+    def _promote(self, now: float) -> None:
+        """Queue what was waiting and is due."""
+        while self._later and self._later[0][0] <= now:
+            due_at, _, task_id = heapq.heappop(self._later)
+            entry = self._tasks.get(task_id)
+            if entry is not None and entry.due_at == due_at and entry.state in ("queued", "waiting"):
+                entry.state, entry.due_at = "queued", None
+                self._line_up(entry)
+
+    def claim_tasks(self, owner: str, limit: int, lease_s: float, tools: Sequence[str] | None = None, /) -> list[Work]:
+        now = self._clock.monotonic()
+        with self._lock:
+            self._promote(now)
+            found = self._abandoned(now, tools)
+            works: list[Work] = []
+            while len(works) < limit:
+                heap = self._best_heap(tools)
+                first = found[0] if found else None
+                if first is not None and (not heap or (-first.task.priority, first.seq) < heap[0][:2]):
+                    works.append(self._take(found.pop(0), owner, lease_s, now))
+                elif heap:
+                    works.append(self._take(self._tasks[heapq.heappop(heap)[2]], owner, lease_s, now))
+                else:
+                    break
+            return works
+
+    def _abandoned(self, now: float, tools: Sequence[str] | None) -> list[_Entry]:
+        """Running tasks whose holder vanished, and that may be tried once more; what is to start first comes first."""
+        found = [
+            entry
+            for entry in self._running.values()
+            if entry.lease_until <= now and entry.lost < MAX_LOST - 1 and (tools is None or entry.task.tool in tools)
+        ]
+        return sorted(found, key=lambda entry: (-entry.task.priority, entry.seq))
+
+    def _best_heap(self, tools: Sequence[str] | None) -> list[tuple[int, int, str]]:
+        """The heap with the task that is to start first, cleared of what is out of date; empty when there is none."""
+        best: list[tuple[int, int, str]] = []
+        for tool in self._ready if tools is None else tools:
+            heap = self._ready.get(tool, [])
+            while heap and not self._is_ready(*heap[0][1:]):
+                heapq.heappop(heap)
+            if heap and (not best or heap[0] < best[0]):
+                best = heap
+        return best
+
+    def _is_ready(self, seq: int, task_id: str) -> bool:
+        entry = self._tasks.get(task_id)
+        return entry is not None and entry.seq == seq and entry.state == "queued" and entry.due_at is None
+
+    def _take(self, entry: _Entry, owner: str, lease_s: float, now: float) -> Work:
+        if entry.state == "running":
+            entry.lost += 1
+        entry.state, entry.due_at, entry.owner = "running", None, owner
+        entry.fence += 1
+        entry.attempt += 1
+        entry.lease_until, entry.updated_at = now + lease_s, self._clock.now()
+        self._running[entry.task.task_id] = entry
+        left_s = None if entry.deadline_at is None else entry.deadline_at - now
+        task = replace(entry.task, due_in_s=0.0, deadline_in_s=left_s)
+        return Work(
+            task=task,
+            fence=entry.fence,
+            attempt=entry.attempt,
+            lost=entry.lost,
+            age_s=now - entry.born_at,
+            cancel=entry.cancel,
+        )
+
+    def claim_task(self, task: Task, owner: str, lease_s: float, /) -> Work | TaskRow:
+        now = self._clock.monotonic()
+        with self._lock:
+            entry = self._tasks.get(task.task_id) or self._add(task)
+            assert entry is not None
+            self._promote(now)
+            free = entry.state == "queued" and entry.due_at is None and self._leads(entry.task)
+            abandoned = entry.state == "running" and entry.lease_until <= now and entry.lost < MAX_LOST - 1
+            if free or abandoned:
+                return self._take(entry, owner, lease_s, now)
+            return self._row(entry)
+
+    def renew_tasks(self, owner: str, held: Sequence[tuple[str, int]], lease_s: float, /) -> list[str]:
+        until = self._clock.monotonic() + lease_s
+        answers = []
+        with self._lock:
+            for task_id, fence in held:
+                entry = self._tasks.get(task_id)
+                if entry is None or (entry.state, entry.fence, entry.owner) != ("running", fence, owner):
+                    answers.append("lost")
+                    continue
+                entry.lease_until = until
+                answers.append("cancel" if entry.cancel else "held")
+        return answers
+
+    def finish_task(self, finish: Finish, /) -> bool:
+        with self._lock:
+            entry = self._tasks.get(finish.task_id)
+            state = place_of(finish, entry is not None and entry.cancel)
+            if entry is None:
+                return False
+            if entry.state != "running" or entry.fence != finish.fence:
+                result = entry.result
+                known = (result.state, result.value, result.blob) if result is not None else (None, None, None)
+                return repeated(finish, entry.fence, entry.state, *known)
+            self._check(finish.outbox)
+            del self._running[finish.task_id]
+            if finish.state == "queued":  # given back: that was no attempt
+                entry.attempt -= 1
+            if state in ("queued", "waiting"):
+                self._requeue(entry, state, finish)
+            else:
+                kept = replace(finish, state=state, error=legible(finish.error), error_code=legible(finish.error_code))
+                self._end(entry, kept)
+            if finish.claim is not None:
+                key, fence, outcome, ttl_s = finish.claim
+                self._settle(key, fence, outcome, finish.value, ttl_s)
+            self._put(finish.outbox)
+            return True
+
+    def _requeue(self, entry: _Entry, state: TaskState, finish: Finish) -> None:
+        entry.state, entry.owner = state, None
+        entry.due_at = self._clock.monotonic() + finish.due_in_s if finish.due_in_s > 0 else None
+        entry.updated_at = self._clock.now()
+        self._line_up(entry)
+
+    def _end(self, entry: _Entry, result: Finish) -> None:
+        """Make a task terminal, with its result; what was behind it may go on."""
+        task, wall = entry.task, self._clock.now()
+        entry.state, entry.result, entry.owner, entry.due_at = result.state, result, None, None
+        entry.updated_at = entry.finished_at = wall
+        if result.state == "dead":
+            reason = result.error_code or result.outcome
+            self._bury(reason, task.arguments, task.src, task.task_id, result.error or "")
+        if task.order_key is not None:
+            line = self._orders[task.order_key]
+            line.pop(task.task_id, None)
+            if line:
+                follower = self._tasks[next(iter(line))]
+                if follower.state == "queued" and follower.due_at is None:
+                    self._line_up(follower)
+            else:
+                del self._orders[task.order_key]
+        self._over[task.task_id] = None
+        while len(self._over) > self._max_finished:
+            del self._tasks[self._over.popitem(last=False)[0]]
+
+    def _end_by_store(self, entry: _Entry, state: TaskState, code: str) -> None:
+        task = entry.task
+        self._end(
+            entry,
+            Finish(task_id=task.task_id, fence=entry.fence, state=state, error_code=code, outcome=code, source="store"),
+        )
+        message = farewell(task.task_id, task.tool, state, task.reply_to)
+        if message is not None:
+            self._put([message])
+
+    def cancel_task(self, task_id: str, /) -> str:
+        with self._lock:
+            entry = self._tasks.get(task_id)
+            if entry is None:
+                return ""
+            if entry.state == "running":
+                entry.cancel = True
+                return "told"
+            if entry.state in ("queued", "waiting"):
+                self._end_by_store(entry, "cancelled", "cancelled")
+            return entry.state
+
+    def task(self, task_id: str, /) -> TaskRow | None:
+        with self._lock:
+            entry = self._tasks.get(task_id)
+            return None if entry is None else self._row(entry)
+
+    def tasks(
+        self,
+        *,
+        state: str | None = None,
+        tool: str | None = None,
+        tenant: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[TaskRow]:
+        with self._lock:
+            found = [
+                entry
+                for task_id, entry in self._tasks.items()
+                if (after is None or task_id < after)
+                and (state is None or entry.state == state)
+                and (tool is None or entry.task.tool == tool)
+                and (tenant is None or entry.task.tenant == tenant)
+            ]
+            found.sort(key=lambda entry: entry.task.task_id, reverse=True)
+            return [self._row(entry) for entry in found[:limit]]
+
+    def _row(self, entry: _Entry) -> TaskRow:
+        task, result = entry.task, entry.result
+        due_at = None if entry.due_at is None else entry.created_at + entry.due_at - entry.born_at
+        row = TaskRow(
+            task_id=task.task_id,
+            tool=task.tool,
+            tenant=task.tenant,
+            state=entry.state,
+            attempt=entry.attempt,
+            max_attempts=task.max_attempts,
+            fence=entry.fence,
+            owner=entry.owner,
+            created_at=entry.created_at,
+            updated_at=entry.updated_at,
+            due_at=due_at,
+        )
+        if result is None:
+            return row
+        return replace(
+            row,
+            status=result.state,
+            value=result.value,
+            blob=result.blob,
+            error_code=result.error_code,
+            error=result.error,
+            source=result.source,
+            elapsed_ms=result.elapsed_ms,
+            finished_at=entry.finished_at,
+        )
+
+    # The store.
+
+    def redrive(self, letter_id: int, task_id: str, /) -> bool:
+        with self._lock:
+            letter = self._letters.get(letter_id)
+            if letter is None or letter["redriven_at"] is not None or letter["task_id"] is None:
+                return False
+            old = self._tasks.get(letter["task_id"])
+            if old is None or old.state != "dead":
+                return False
+            again = replace(old.task, task_id=task_id, src=None, due_in_s=0.0, deadline_in_s=None)
+            if self._add(again) is None:
+                return False
+            letter["redriven_at"], letter["redriven_as"] = self._clock.now(), task_id
+            return True
+
+    def sweep(self, limit: int = 1000, /) -> dict[str, int]:
+        now = self._clock.monotonic()
+        with self._lock:
+            claims = self._drop_expired(now, limit)
+            lost = [e for e in self._running.values() if e.lease_until <= now and e.lost >= MAX_LOST - 1]
+            doomed = lost[:limit]
+            for entry in doomed:
+                del self._running[entry.task.task_id]
+                entry.lost += 1
+                self._end_by_store(entry, "dead", "lost")
+            return {"claims": claims, "dead": len(doomed)}
+
+    def ping(self) -> None:
+        return None
+
+    def migrate(self) -> list[str]:
+        """Nothing to do: there is no schema."""
+        return []
+
+    def schema_version(self) -> int:
+        """0: there is no schema."""
+        return 0
+
+    def close(self) -> None:
+        return None
