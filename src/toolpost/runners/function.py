@@ -10,6 +10,7 @@ from toolpost.calls.call import Caller
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import FunctionBody, ToolDefinition
 from toolpost.calls.errors import Outcome
+from toolpost.runners.bodies import Bodies
 from toolpost.runners.resources import Resources
 
 
@@ -20,12 +21,15 @@ class Run(Protocol):
     value: Any
     caller: Caller
     task_id: str | None
+    idempotency_key: str | None
+    effect_key: str | None
     blocking: bool
     attempts: int
     started: float
     limit_s: float | None
     ran: bool
     on_timeout: Outcome
+    bodies: Bodies | None
     handed: ToolContext | None
     context: ToolContext | None
     logs: list[str] | None
@@ -72,7 +76,8 @@ def _arguments(tool: ToolDefinition, body: FunctionBody, resources: Resources) -
             value = run.caller.user_id if scoping == "user_id" else run.task_id
             if value is not None:
                 named[scoping] = value
-        return ((run.kwargs,) if mapping else ()), named
+        # A body may change its dict, and another attempt begins with the arguments as they were.
+        return ((dict(run.kwargs),) if mapping else ()), named
 
     return make
 
@@ -87,6 +92,7 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     context.session_id = caller.session_id if handed is None else handed.session_id
     context.call_id, context.tool, context.attempt = run.id, tool.name, run.attempts
     context.task_id = run.task_id
+    context.idempotency_key = run.idempotency_key if run.effect_key is None else run.effect_key
     clock = resources.clock
     context._now = clock.now
     if run.limit_s is not None:
@@ -155,6 +161,8 @@ def _in_thread(func: Callable[..., Any], arguments: Arguments | None, resources:
             run.on_timeout = "unknown"
 
         work = partial(func, *args, **named)
+        if run.bodies is not None:
+            work = partial(run.bodies.run, work)
         try:
             if run.blocking:
                 return threads.run_blocking(work, _left(run, clock.stopwatch), clock, started)

@@ -8,13 +8,14 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import NotSupportedError, OverloadedError, ToolTimeoutError
 from toolpost.calls.events import Event
+from toolpost.runners.clients import Clients
 from toolpost.runners.threads import Abandoned, Threads, lending
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class Resources:
     sync_in: str = "thread"
     clock: Clock = SYSTEM_CLOCK
     emit: Emit | None = None
+    clients: Clients = field(default_factory=Clients)
     _processes: Processes | None = None
 
     @property
@@ -289,6 +291,7 @@ class Resources:
         if self._processes is not None:
             self._processes.close()
             self._processes = None
+        self.clients.close()
         self.loop.close()
 
 
