@@ -12,12 +12,16 @@ from pydantic import BaseModel, Field
 from toolpost import (
     BaseTool,
     FunctionToolSpec,
+    Hints,
+    Idempotency,
     NumericParameter,
+    Retry,
     StringParameter,
     Tool,
     ToolContext,
     ToolError,
     cache_result,
+    policy,
     sanitize_input,
 )
 from toolpost.toolbox import file_tools, web_tools
@@ -97,6 +101,20 @@ class Shop(BaseTool):
         time.sleep(0.05)
         price_of(sku)
         return {"sku": sku, "days": days, "pieces": len(sku) * days}
+
+    @policy(Idempotency(key_fields=("order",)))
+    def place_order(self, order: str, sku: str, quantity: int = 1) -> dict[str, Any]:
+        """Order an article. However often it is called for one order, the article is sent once."""
+        total = round(price_of(sku) * quantity, 2)
+        self.sent = getattr(self, "sent", 0) + 1
+        return {"order": order, "total": total, "parcel": self.sent}
+
+    @policy(Retry(attempts=3, wait_s=0.01), Hints(read_only=True))
+    async def ask_supplier(self, sku: str, ctx: ToolContext) -> dict[str, Any]:
+        """When an article will be there; the supplier's line is bad, and often wants a second try."""
+        if ctx.attempt < 3:
+            raise ConnectionError("the supplier hung up")
+        return {"sku": sku, "days": 3, "attempts": ctx.attempt}
 
     @sanitize_input
     def find_customer(self, name: str) -> list[str]:

@@ -1,14 +1,21 @@
 """The error tree under its public name; TimeoutError here is ToolTimeoutError, as the documents call it."""
 
 from toolpost.calls.errors import (
+    AlreadyDoneError,
     CallCancelledError,
+    CallInProgressError,
+    CircuitOpenError,
+    ClaimLostError,
+    ConcurrencyLimitError,
     ConfigurationError,
     DuplicateToolError,
     EngineError,
     Failed,
+    IdempotencyMismatchError,
     InputValidationError,
     NotSupportedError,
     OperationError,
+    OutcomeUnknownError,
     OutputValidationError,
     OverloadedError,
     PermissionDeniedError,
@@ -31,14 +38,21 @@ from toolpost.calls.errors import (
 TimeoutError = ToolTimeoutError
 
 __all__ = [
+    "AlreadyDoneError",
     "CallCancelledError",
+    "CallInProgressError",
+    "CircuitOpenError",
+    "ClaimLostError",
+    "ConcurrencyLimitError",
     "ConfigurationError",
     "DuplicateToolError",
     "EngineError",
     "Failed",
+    "IdempotencyMismatchError",
     "InputValidationError",
     "NotSupportedError",
     "OperationError",
+    "OutcomeUnknownError",
     "OutputValidationError",
     "OverloadedError",
     "PermissionDeniedError",

@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from toolpost.authoring.parameters import NumericParameter, StringParameter
 from toolpost.authoring.specs import (
     CircuitBreakerConfig,
-    CircuitBreakerState,
     DatabaseProvider,
     DbToolSpec,
     DynamoDbToolSpec,
@@ -23,7 +22,6 @@ from toolpost.authoring.specs import (
     IdempotencyConfig,
     MySqlToolSpec,
     PostgreSqlToolSpec,
-    RetryableErrorType,
     RetryConfig,
     SqliteToolSpec,
     ToolSpec,
@@ -32,7 +30,15 @@ from toolpost.authoring.specs import (
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import DbBody, FunctionBody, HttpBody
 from toolpost.calls.errors import ConfigurationError, InputValidationError
-from toolpost.calls.policies import Timeout
+from toolpost.calls.policies import (
+    UNSET,
+    Breaker,
+    CircuitBreakerState,
+    Idempotency,
+    Retry,
+    RetryableErrorType,
+    Timeout,
+)
 from toolpost.calls.result import ToolReturnTarget, ToolReturnType
 
 if TYPE_CHECKING:
@@ -410,43 +416,84 @@ def test_a_spec_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
-# policies that this release does not act on
+# policies
+
+
+def asked(spec: ToolSpec) -> dict[str, Any]:
+    policies = spec.policies()
+    return {n: p for n in ("retry", "breaker", "idempotency") if (p := getattr(policies, n)) is not UNSET}
 
 
 def test_a_spec_whose_policies_nobody_touched_asks_for_nothing() -> None:
-    assert function_spec().unsupported() == []
+    assert asked(function_spec()) == {}
+
+
+class Theirs:
+    async def execute_with_retry(self, func: Any, tool_name: str) -> Any:
+        return await func()
+
+    execute_with_breaker = execute_with_retry
+
+
+THEIRS = Theirs()
+CODES = ("timeout", "unavailable", "tool_error")
 
 
 @pytest.mark.parametrize(
-    ("touch", "named"),
+    ("touch", "policy"),
     [
-        (lambda spec: setattr(spec, "retry_policy", object()), "retry_policy"),
-        (lambda spec: setattr(spec, "circuit_breaker_policy", object()), "circuit_breaker_policy"),
-        (lambda spec: setattr(spec, "idempotency_key_generator", object()), "idempotency_key_generator"),
-        (lambda spec: setattr(spec.retry, "max_attempts", 3), "retry.max_attempts"),
-        (lambda spec: setattr(spec.circuit_breaker, "enabled", True), "circuit_breaker.enabled"),
-        (lambda spec: setattr(spec.idempotency, "key_fields", ["order_id"]), "idempotency.key_fields"),
-        (lambda spec: spec.circuit_breaker.error_codes_to_trip.append("x"), "error_codes_to_trip"),
-        (lambda spec: setattr(spec, "retry", RetryConfig()), "retry"),
-        (lambda spec: setattr(spec, "retry", {"jitter_s": 0.5}), "retry.jitter_s"),
+        (lambda spec: setattr(spec, "retry_policy", THEIRS), {"retry": THEIRS}),
+        (lambda spec: setattr(spec, "circuit_breaker_policy", THEIRS), {"breaker": THEIRS}),
+        (
+            lambda spec: setattr(spec.retry, "max_attempts", 5),
+            {"retry": Retry(attempts=5, wait_s=0.2, max_wait_s=2.0, jitter=0.0, jitter_s=0.1)},
+        ),
+        (
+            lambda spec: setattr(spec, "retry", {"jitter_s": 0.5}),
+            {"retry": Retry(attempts=3, wait_s=0.2, max_wait_s=2.0, jitter=0.0, jitter_s=0.5)},
+        ),
+        (
+            lambda spec: setattr(spec.circuit_breaker, "failure_threshold", 2),
+            {"breaker": Breaker(failures=2, recovery_s=30, trips_on=(*CODES, "network", "transient"))},
+        ),
+        (
+            lambda spec: spec.circuit_breaker.error_codes_to_trip.append("x"),
+            {"breaker": Breaker(recovery_s=30, trips_on=(*CODES, "x", "network", "transient"))},
+        ),
+        (
+            lambda spec: setattr(spec.idempotency, "key_fields", ["order_id"]),
+            {"idempotency": Idempotency(key_fields=("order_id",), include_session=True)},
+        ),
+        (
+            lambda spec: setattr(spec, "idempotency", {"ttl_s": 5, "persist_result": False}),
+            {"idempotency": Idempotency(ttl_s=5, persist_result=False, include_session=True)},
+        ),
+        (lambda spec: setattr(spec.idempotency, "enabled", True), {"idempotency": Idempotency(include_session=True)}),
+        (
+            lambda spec: setattr(spec, "retry", RetryConfig()),
+            {"retry": Retry(attempts=3, wait_s=0.2, max_wait_s=2.0, jitter=0.0, jitter_s=0.1)},
+        ),
     ],
 )
-def test_a_policy_that_was_asked_for_is_named(touch: Callable[[ToolSpec], None], named: str) -> None:
+def test_what_a_spec_asks_for_becomes_a_policy(touch: Callable[[ToolSpec], None], policy: dict[str, Any]) -> None:
     spec = function_spec()
 
     touch(spec)
 
-    [sentence] = spec.unsupported()
-    assert named in sentence
-    assert sentence.startswith("create_order asks for ")
+    assert asked(spec) == policy
 
 
-def test_every_policy_that_was_asked_for_is_named() -> None:
-    spec = function_spec(retry=RetryConfig(max_attempts=5), circuit_breaker={"failure_threshold": 2})
-    spec.idempotency.enabled = True
-    spec.retry_policy = object()
+def test_a_key_generator_alone_asks_for_idempotency() -> None:
+    def generate(args: Any, ctx: Any) -> str:
+        return "k"
 
-    assert len(spec.unsupported()) == 4
+    assert asked(function_spec(idempotency_key_generator=generate)) == {"idempotency": Idempotency(generator=generate)}
+
+
+def test_a_policy_object_goes_before_the_config_of_its_kind() -> None:
+    spec = function_spec(retry=RetryConfig(max_attempts=5), retry_policy=THEIRS)
+
+    assert asked(spec) == {"retry": THEIRS}
 
 
 @pytest.mark.parametrize(
@@ -455,10 +502,37 @@ def test_every_policy_that_was_asked_for_is_named() -> None:
         {"retry": RetryConfig(max_attempts=1)},
         {"circuit_breaker": CircuitBreakerConfig(enabled=False, failure_threshold=9)},
         {"idempotency": IdempotencyConfig(enabled=False)},
+        {"idempotency": IdempotencyConfig(enabled=False), "idempotency_key_generator": lambda args, ctx: "k"},
     ],
 )
 def test_a_policy_that_is_switched_off_asks_for_nothing(off: dict[str, Any]) -> None:
-    assert function_spec(**off).unsupported() == []
+    assert asked(function_spec(**off)) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "method"),
+    [("retry_policy", "execute_with_retry"), ("circuit_breaker_policy", "execute_with_breaker")],
+)
+def test_what_is_no_policy_is_refused(field: str, method: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{field} must have {method}\(func, tool_name\)"):
+        function_spec(**{field: object()}).define(create_order)
+
+
+def test_a_key_field_that_is_no_parameter_is_refused_with_the_nearest() -> None:
+    spec = function_spec(idempotency={"key_fields": ["order_idd"]})
+
+    with pytest.raises(ConfigurationError, match=r"key_fields names 'order_idd', .*; did you mean 'order_id'\?"):
+        spec.define(create_order)
+
+
+@pytest.mark.parametrize(
+    ("method", "read_only", "idempotent"),
+    [("get", True, None), ("head", True, None), ("put", None, True), ("delete", None, True), ("post", None, None)],
+)
+def test_an_http_method_says_what_it_does(method: str, read_only: bool | None, idempotent: bool | None) -> None:
+    hints = HttpToolSpec(**COMMON, url="https://a.example/o", method=method).define().hints
+
+    assert (hints.read_only, hints.idempotent) == (read_only, idempotent)
 
 
 # definitions

@@ -28,7 +28,6 @@ from toolpost import (
     InputValidationError,
     IntegerParameter,
     NoOpExecutor,
-    NotSupportedError,
     NumericParameter,
     ObjectParameter,
     RetryConfig,
@@ -335,35 +334,7 @@ async def test_step_by_step_any_function_becomes_a_tool() -> None:
     assert result.content == {"result": "value 42"}
 
 
-# policies of a later release
-
-
-def with_idempotency(spec: FunctionToolSpec) -> None:
-    spec.idempotency.enabled = True
-    spec.idempotency.persist_result = True
-    spec.idempotency.ttl_s = 86400
-    spec.idempotency.key_fields = ["order_id"]
-
-
-def with_key_generator(spec: FunctionToolSpec) -> None:
-    spec.idempotency_key_generator = object()
-
-
-def with_breaker(spec: FunctionToolSpec) -> None:
-    spec.circuit_breaker_policy = object()
-
-
-def with_retry(spec: FunctionToolSpec) -> None:
-    spec.retry = RetryConfig(max_attempts=5)
-
-
-@pytest.mark.parametrize("configure", [with_idempotency, with_key_generator, with_breaker, with_retry])
-def test_a_policy_that_this_release_cannot_act_on_is_refused_and_not_ignored(configure: Any) -> None:
-    spec = order_spec()
-    configure(spec)
-
-    with pytest.raises(NotSupportedError, match="create_order asks for"):
-        FunctionToolExecutor(spec, Desk().create_order)
+# policies; tests/documents/test_c_usage.py has what they do
 
 
 def test_a_policy_that_is_switched_off_may_stand_in_a_spec() -> None:
@@ -387,17 +358,11 @@ def dynamo_spec() -> DynamoDbToolSpec:
     return DynamoDbToolSpec(id="d", tool_name="items", description="Items", parameters=parameters, table_name="items")
 
 
-async def test_http_and_db_specs_check_their_calls_and_then_refuse_clearly() -> None:
-    http = HttpToolExecutor(http_spec())
-    db = ExecutorFactory().create_executor(dynamo_spec())
-
-    for executor, good in ((http, {"city": "Bonn"}), (db, {"operation": "scan"})):
-        refused = await executor.execute(good, ToolContext())
+async def test_http_and_db_specs_check_their_calls_before_anything_leaves() -> None:
+    for executor in (HttpToolExecutor(http_spec()), ExecutorFactory().create_executor(dynamo_spec())):
         wrong = await executor.execute({"nonsense": 1}, ToolContext())
-        assert refused.failure is not None
-        assert (refused.failure.code, refused.status_code, refused.failure.outcome) == ("not_supported", 501, "not_run")
-        assert "cannot run" in (refused.error or "")
-        assert wrong.status_code == 400
+
+        assert (wrong.status_code, wrong.status) == (400, "rejected")
 
 
 def test_a_database_without_a_spec_class_takes_settings_of_its_own() -> None:
@@ -734,7 +699,23 @@ def test_the_executors_helpers_make_keys_and_usage() -> None:
     }
     assert len(others) == 4
     assert base not in others
-    assert executor._calculate_usage({"a": 1}, "xyz").output_bytes == len('"xyz"')
+    usage = executor._calculate_usage({"a": 1}, "xyz")
+    assert (usage.input_bytes, usage.output_bytes) == (len('{"a":1}'), len('"xyz"'))
+
+
+async def test_a_call_whose_deadline_has_passed_does_not_run() -> None:
+    ran = []
+
+    async def body(args: dict[str, Any]) -> int:
+        ran.append(args)
+        return 1
+
+    clock = FakeClock()
+    with ToolExecutor(clock=clock) as own:
+        executor = FunctionToolExecutor(sum_spec(), body, executor=own)
+        result = await executor.execute({"a": 1, "b": 2}, ToolContext(deadline_ts=clock.now() - 1))
+
+    assert (result.failure.code, result.failure.outcome, ran) == ("timeout", "not_run", [])
 
 
 # the context

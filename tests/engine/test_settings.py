@@ -19,6 +19,14 @@ from toolpost.engine.settings import FORMS, ExecutorConfig, refuse_unsupported
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
+URLS = {
+    "cache_redis_url": "redis://r",
+    "state_url": "redis://r",
+    "records_url": "postgresql://r/d",
+    "blobs_url": "s3://bucket",
+}
+"""A text that each setting which names a store takes."""
+
 DOCUMENTED_DEFAULTS = {
     "enable_cache": True,
     "cache_size": 100,
@@ -319,7 +327,7 @@ def test_every_setting_has_a_variable_with_the_prefix(setting: str) -> None:
     texts = {"enable": "no", "allowed_directories": "/a", "plugins": "a:b", "allowed_hosts": "h"}
     value = getattr(ExecutorConfig(), setting)
     text = next((t for part, t in texts.items() if setting.startswith(part)), None)
-    text = text or {"oauth_redirect_uri": "https://r", "cache_redis_url": "redis://r"}.get(setting)
+    text = text or {"oauth_redirect_uri": "https://r", **URLS}.get(setting)
     text = text or ("17" if value is None or value == () else str(value))
 
     config = ExecutorConfig.load(environ={f"TOOL_EXECUTOR_{setting.upper()}": text})
@@ -330,7 +338,7 @@ def test_every_setting_has_a_variable_with_the_prefix(setting: str) -> None:
 @pytest.mark.parametrize("setting", [s for s in FORMS if len(variables_of(s)) > 1])
 def test_the_variable_with_the_prefix_wins_over_the_others_in_any_order(setting: str) -> None:
     value = getattr(ExecutorConfig(), setting)
-    text = "redis://x" if setting == "cache_redis_url" else "https://x" if value is None or "url" in setting else "x"
+    text = URLS.get(setting, "https://x" if value is None or "url" in setting else "x")
     text = str(value) if isinstance(value, int | float | str) else text
     names = variables_of(setting)
 
@@ -520,14 +528,15 @@ SECRETS = [setting for setting, form in FORMS.items() if form.secret]
 
 
 def test_what_holds_a_secret_is_marked_secret() -> None:
-    named = {"arcade_api_key", "oauth_client_secret", "database_url", "secret_key", "cache_redis_url"}
+    named = {"arcade_api_key", "oauth_client_secret", "database_url", "secret_key"}
 
-    assert set(SECRETS) == named
+    assert set(SECRETS) == named | URLS.keys()
 
 
 @pytest.mark.parametrize("setting", SECRETS)
 def test_a_secret_is_never_shown(setting: str) -> None:
-    config = ExecutorConfig(**{setting: "redis://u:hunter2@h"})
+    url = URLS.get(setting, "redis://").partition("://")[0] + "://u:hunter2@h"
+    config = ExecutorConfig(**{setting: url})
 
     shown = [
         repr(config),
@@ -538,7 +547,7 @@ def test_a_secret_is_never_shown(setting: str) -> None:
     ]
 
     assert not any("hunter2" in text for text in shown)
-    assert getattr(config, setting).get_secret_value() == "redis://u:hunter2@h"
+    assert getattr(config, setting).get_secret_value() == url
     assert next(s.value for s in config.effective() if s.name == setting) == "********"
 
 
@@ -584,11 +593,13 @@ def test_the_origin_of_an_unknown_setting_is_refused_with_the_nearest() -> None:
 def test_what_this_version_cannot_do_is_listed_with_its_origin() -> None:
     config = ExecutorConfig.load({"metrics_backend": "prometheus"}, environ={"CACHE_BACKEND": "redis"})
 
-    later = "which a later release brings; set it to"
     assert refuse_unsupported(config) == [
-        f"cache_backend is 'redis' (environment CACHE_BACKEND), {later} 'memory'",
-        f"metrics_backend is 'prometheus' (code), {later} 'none'",
+        "metrics_backend is 'prometheus' (code), which a later release brings; set it to 'none'",
+        "cache_backend is 'redis' (environment CACHE_BACKEND), but no Redis is named; set cache_redis_url or a "
+        "redis:// state_url",
     ]
+    for named in ({"cache_redis_url": "redis://h"}, {"state_url": "redis://h"}):
+        assert refuse_unsupported(ExecutorConfig.load({"cache_backend": "redis", **named})) == []
     assert refuse_unsupported(ExecutorConfig()) == []
 
 

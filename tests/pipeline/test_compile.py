@@ -5,14 +5,26 @@ import itertools
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from toolpost import Cache, RateLimit, Screening, Timeout, Tool, ToolExecutionError, create_tool_call
+from toolpost import (
+    Breaker,
+    Cache,
+    Hints,
+    Idempotency,
+    RateLimit,
+    Retry,
+    Screening,
+    Timeout,
+    Tool,
+    ToolExecutionError,
+    create_tool_call,
+)
 from toolpost.calls.policies import Policies
 from toolpost.pipeline.compile import ORDER, with_stages
 from toolpost.pipeline.screen import screen
 from toolpost.pipeline.settle import settle
 from toolpost.testing import executor_for
 
-NAMES = ["settle", "trace", "validate", "screen", "authorize", "limit", "cache", "timeout"]
+NAMES = "settle trace validate screen authorize limit once cache breaker retry timeout".split()
 
 
 def test_the_order_is_pinned():
@@ -72,6 +84,74 @@ def test_of_several_reasons_to_refuse_the_outermost_stage_speaks(broken):
         assert (result.failure.code if result.failure else None) == (CODES[first] if first else None)
         assert result.source == ("run" if first else "cache")
         assert ran == ["a.txt"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_of_several_stages_that_could_answer_the_outermost_does(authorized, kept, cached, held):
+    """A stored result is given only to the authorised; a replay goes before a hit, that before an open circuit."""
+    ran = []
+
+    def body(n: int):
+        ran.append(n)
+        return n
+
+    tool = Tool(
+        name="Ordered",
+        register=False,
+        requires_auth=True,
+        idempotency=Idempotency(only_caller=True),
+        cache=Cache(ttl_s=60, per="global"),
+        breaker=Breaker(),
+        retry=Retry(wait_s=0.0),
+        hints=Hints(idempotent=True),
+    )(body)
+    with executor_for(tool) as executor:
+
+        def call(n, key, user="ann"):
+            return executor.execute_sync(create_tool_call("Ordered", {"n": n}, user_id=user, idempotency_key=key))
+
+        if kept:
+            assert call(1, "key").success
+            executor.clear_cache()
+        if cached:
+            assert call(1, None).success
+        if held:
+            executor.circuits.force("Ordered", "open")
+        before = len(ran)
+
+        result = call(1, "key", "ann" if authorized else None)
+
+        outcome = result.failure.code if result.failure else result.source
+        order = [(not authorized, "unauthenticated"), (kept, "replay"), (cached, "cache"), (held, "circuit_open")]
+        assert outcome == next((name for true, name in order if true), "run")
+        assert len(ran) - before == (outcome == "run")
+
+
+def test_a_retry_stands_inside_the_breaker_and_outside_the_limit_of_an_attempt():
+    """Three attempts, each with its own limit, are one failure for the breaker and one claim for the key."""
+    attempts = []
+
+    async def body(n: int):
+        attempts.append(n)
+        if len(attempts) < 3:
+            raise ConnectionError("away")
+        return n
+
+    tool = Tool(
+        name="Again",
+        register=False,
+        idempotency=Idempotency(),
+        breaker=Breaker(failures=1),
+        retry=Retry(attempts=3, wait_s=0.0),
+    )(body)
+    with executor_for(tool) as executor:
+        result = executor.execute_sync(create_tool_call("Again", {"n": 1}))
+        again = executor.execute_sync(create_tool_call("Again", {"n": 1}))
+        circuit = executor.circuits.show("Again")
+
+    assert (result.attempts, result.usage.retries, result.usage.circuit_opened) == (3, 2, False)
+    assert (again.source, len(attempts), circuit.state) == ("replay", 3, "closed")
 
 
 def test_a_stage_with_nothing_to_do_is_not_in_the_chain():

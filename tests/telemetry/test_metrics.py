@@ -162,6 +162,7 @@ def test_metrics_have_the_documented_keys() -> None:
         "requests": 0,
         "failures": 0,
         "cache_hits": 0,
+        "replays": 0,
         "avg_processing_time": 0.0,
         "successes": 0,
         "rejected": 0,

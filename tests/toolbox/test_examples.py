@@ -38,8 +38,10 @@ WRONG = {
     "path-outside": "screened",
     "wrong-extension": "screened",
     "too-deep": "invalid_input",
+    "place-changed": "key_mismatch",
 }
 CACHED = {"forecast-2", "forecast-3", "forecast-4"}
+REPLAYED = {"place-again"}
 
 
 async def run_all() -> list[tuple[int, ToolCall, ToolResult]]:
@@ -58,12 +60,14 @@ async def run_all() -> list[tuple[int, ToolCall, ToolResult]]:
 async def test_the_calls_of_each_line_come_out_as_they_are_meant_to() -> None:
     outcomes = await run_all()
 
-    assert Counter(result.status for _, _, result in outcomes) == {"ok": 50, "rejected": 16, "failed": 6}
+    assert Counter(result.status for _, _, result in outcomes) == {"ok": 54, "rejected": 17, "failed": 6}
     codes = {call.id: result.failure.code for _, call, result in outcomes if result.failure is not None}
     assert codes == WRONG
     lines_gone_wrong = {line for line, _, result in outcomes if not result.success}
-    assert (len(LINES), len(lines_gone_wrong)) == (64, 22)
+    assert (len(LINES), len(lines_gone_wrong)) == (69, 23)
     assert {call.id for _, call, result in outcomes if result.source == "cache"} == CACHED
+    assert {call.id for _, call, result in outcomes if result.source == "replay"} == REPLAYED
+    assert {call.id: result.attempts for _, call, result in outcomes if result.attempts > 1} == {"supplier": 3}
     calls_by_line = Counter(line for line, _, _ in outcomes)
     assert {line: count for line, count in calls_by_line.items() if count > 1} == {
         19: 2, 20: 2, 36: 2, 57: 3, 62: 3, 63: 2
@@ -101,6 +105,8 @@ async def test_the_calls_speak_all_formats_and_use_all_tools() -> None:
         "Shop.refund",
         "Shop.label",
         "Shop.count_stock",
+        "Shop.place_order",
+        "Shop.ask_supplier",
         "convert_temperature",
         "Web.ParseJSON",
         "Web.ExtractURLs",
@@ -142,7 +148,7 @@ def test_the_tools_can_be_shown_to_every_model(format: str) -> None:
 
     shown = export_tools(definitions, format, strict=format in ("openai", "openai-chat", "anthropic"))  # type: ignore[arg-type]
 
-    assert len(shown) == (1 if format == "gemini" else 14)
+    assert len(shown) == (1 if format == "gemini" else 16)
 
 
 def test_the_settings_file_of_the_examples_is_right_and_starts_paths_at_its_folder() -> None:

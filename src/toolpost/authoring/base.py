@@ -21,7 +21,7 @@ from toolpost.authoring.decorators import (
     unbracketed,
 )
 from toolpost.authoring.schema import from_signature
-from toolpost.calls.definition import ToolDefinition
+from toolpost.calls.definition import Hints, ToolDefinition
 from toolpost.calls.errors import ConfigurationError
 
 SCOPING = ("user_id", "task_id")
@@ -299,6 +299,7 @@ def _define_operation(tool: Any, prefix: str, name: str, schema: type[BaseModel]
         version=str(getattr(tool, "version", "1.0.0")) if isinstance(getattr(tool, "version", None), str) else "1.0.0",
         operation=name,
         passes=frozenset(p for p in SCOPING if p in hidden),
+        hints=record.hints or Hints(),
     )
 
 

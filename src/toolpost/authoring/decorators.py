@@ -9,6 +9,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -25,40 +26,49 @@ from toolpost.authoring.schema import (
 )
 from toolpost.calls.definition import FunctionBody, Hints, ToolDefinition
 from toolpost.calls.errors import ConfigurationError
-from toolpost.calls.policies import UNSET, Cache, Policies, RateLimit, RunsIn, Screening, Timeout, Unset
+from toolpost.calls.policies import (
+    UNSET,
+    Breaker,
+    BreakerPolicy,
+    Cache,
+    Concurrency,
+    Exclusive,
+    Idempotency,
+    Policies,
+    RateLimit,
+    Retry,
+    RetryPolicy,
+    RunsIn,
+    Screening,
+    Timeout,
+    Unset,
+    UsageCalculator,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 DECLARED = "__toolpost_declared__"
 RAW = "__toolpost_raw__"
 UNAPPLIED = "__toolpost_unapplied__"
 TOOL = "__toolpost_tool__"
+POLICY_FIELDS = frozenset(f.name for f in fields(Policies)) - {"runs_in", "measured"}
 
 
 class Declared:
-    """What decorators said of one function, in any order."""
+    """What decorators said of one function, in any order. chosen: field of Policies -> value."""
 
-    __slots__ = ("awaits_in_loop", "cache", "measured", "rate_limit", "runs_in", "schema", "screening", "timeout")
+    __slots__ = ("awaits_in_loop", "chosen", "hints", "measured", "runs_in", "schema")
 
     def __init__(self) -> None:
         self.schema: type[BaseModel] | None = None
-        self.cache: Cache | Unset | None = UNSET
-        self.timeout: Timeout | Unset | None = UNSET
-        self.rate_limit: RateLimit | Unset | None = UNSET
-        self.screening: Screening | Unset | None = UNSET
+        self.chosen: dict[str, Any] = {}
+        self.hints: Hints | None = None
         self.runs_in: RunsIn = "auto"
         self.awaits_in_loop = False
         self.measured = False
 
-    def policies(self, default_timeout: Timeout | Unset | None = UNSET) -> Policies:
-        """As policies; default_timeout holds where no decorator named one."""
-        return Policies(
-            timeout=default_timeout if self.timeout is UNSET else self.timeout,
-            cache=self.cache,
-            rate_limit=self.rate_limit,
-            screening=self.screening,
-            runs_in=self.runs_in,
-            measured=True,
-        )
+    def policies(self) -> Policies:
+        """As policies."""
+        return Policies(**self.chosen, runs_in=self.runs_in, measured=True)
 
 
 def declared(func: Any) -> Declared:
@@ -82,7 +92,10 @@ def declare(func: F, decorator: str, **what: Any) -> F:
     wrapped = func if hasattr(func, DECLARED) else _through_pipeline(func)
     record: Declared = getattr(wrapped, DECLARED)
     for name, value in what.items():
-        setattr(record, name, value)
+        if name in POLICY_FIELDS:
+            record.chosen[name] = value
+        else:
+            setattr(record, name, value)
     tool = getattr(wrapped, TOOL, None)
     if isinstance(tool, Tool):  # @Tool stands below this decorator: what it declared is declared anew
         tool.take(wrapped, replace=True)
@@ -196,7 +209,9 @@ def sanitize_input(func: F | None = None) -> F | Callable[[F], F]:
 # -- @Tool ------------------------------------------------------------------------------------------------------------
 
 _POLICY_HINTS = {
-    "retries": "a retry policy is not a tool option in this version",
+    "retries": "retry=Retry(attempts=...)",
+    "idempotent": "hints=Hints(idempotent=True) or idempotency=Idempotency()",
+    "circuit_breaker": "breaker=Breaker()",
     "timeout": "timeout_seconds=",
     "timeout_s": "timeout_seconds=",
     "ttl": "cache=Cache(ttl_s=...)",
@@ -225,8 +240,15 @@ class Tool:
         *,
         returns: Mapping[str, Any] | None = None,
         cache: Cache | Unset | None = UNSET,
-        rate_limit: RateLimit | Unset | None = UNSET,
+        rate_limit: RateLimit | tuple[RateLimit, ...] | Unset | None = UNSET,
         screening: Screening | Unset | None = UNSET,
+        concurrency: Concurrency | tuple[Concurrency, ...] | Unset | None = UNSET,
+        exclusive: Exclusive | Unset | None = UNSET,
+        idempotency: Idempotency | Unset | None = UNSET,
+        breaker: Breaker | BreakerPolicy | Unset | None = UNSET,
+        retry: Retry | RetryPolicy | Unset | None = UNSET,
+        invalidates: tuple[str, ...] | list[str] = (),
+        usage: UsageCalculator | None = None,
         runs_in: RunsIn = "auto",
         permissions: tuple[str, ...] | list[str] = (),
         tags: tuple[str, ...] | list[str] = (),
@@ -256,9 +278,23 @@ class Tool:
             self.timeout = UNSET
         else:
             self.timeout = None if timeout_seconds is None else Timeout(total_s=timeout_seconds)
-        self.cache, self.rate_limit, self.screening = cache, rate_limit, screening
+        self.policies: dict[str, Any] = {
+            "cache": cache,
+            "rate_limit": rate_limit,
+            "screening": screening,
+            "concurrency": concurrency,
+            "exclusive": exclusive,
+            "idempotency": idempotency,
+            "breaker": breaker,
+            "retry": retry,
+        }
+        if invalidates:
+            self.policies["invalidates"] = invalidates if isinstance(invalidates, str) else tuple(invalidates)
+        if usage is not None:
+            self.policies["usage"] = usage
+        Policies(**self.policies)  # which checks them
         self.permissions, self.tags, self.examples = tuple(permissions), tuple(tags), tuple(examples)
-        self.hints, self.owner, self.deprecated = hints or Hints(), owner, deprecated
+        self.hints, self.owner, self.deprecated = hints, owner, deprecated
         self.replace, self.register = replace, register
 
     def __call__(self, func: F) -> F:
@@ -283,30 +319,35 @@ class Tool:
         name = self.name or getattr(function, "__name__", None)
         if not name:
             raise ConfigurationError(f"@Tool: a {type(function).__name__} has no name of its own; give name=")
-        given = {"cache": self.cache, "rate_limit": self.rate_limit, "screening": self.screening}
-        for key, value in given.items():
-            if value is not UNSET:
-                setattr(record, key, value)
-        if self.runs_in != "auto":
-            record.runs_in = self.runs_in
         return define_function(
             function,
             name=name,
             description=self.description,
             parameters=self.parameters,
             model=record.schema,
-            policies=record.policies(self.timeout),
+            policies=self._over(record.policies()),
             version=self.version,
             returns=self.returns,
             requires_auth=self.requires_auth,
             permissions=self.permissions,
             tags=self.tags,
             examples=self.examples,
-            hints=self.hints,
+            hints=self.hints or record.hints or Hints(),
             owner=self.owner,
             deprecated=self.deprecated,
             wrap_result=True,
         )
+
+    def _over(self, declared: Policies) -> Policies:
+        """What @Tool says, over what other decorators said, which other tools of the function may share."""
+        chosen = {key: value for key, value in self.policies.items() if value is not UNSET}
+        if self.runs_in != "auto":
+            chosen["runs_in"] = self.runs_in
+        if self.timeout is not UNSET:
+            chosen["timeout"] = self.timeout
+            if isinstance(self.timeout, Timeout) and isinstance(declared.timeout, Timeout):
+                chosen["timeout"] = replace(declared.timeout, total_s=self.timeout.total_s)
+        return replace(declared, **chosen)
 
 
 def define_function(
@@ -355,8 +396,29 @@ def define_function(
         returns=returns,
         output_check=ReturnsCheck(returns) if returns is not None else None,
         source=f"{func.__module__}:{getattr(func, '__qualname__', '')}",
+        identity=identity_of(func),
         **more,
     )
+
+
+def identity_of(func: Callable[..., Any]) -> str | None:
+    """What tells a function apart in every process: "" where its code alone does, None where nothing can.
+
+    A closure, a lambda within a function and an object with state of its own mean something else in each process. The
+    class of an object can give one: cache_identity = "a text that says all that its results hang on".
+    """
+    owner = getattr(func, "__self__", None)
+    if owner is not None and not inspect.ismodule(owner):
+        said = getattr(owner, "cache_identity", None)
+        if said is not None:
+            return str(said)
+        own = {k for k, v in getattr(owner, "__dict__", {"?": 0}).items() if not (k == "config" and not v)}
+        if {k for k in own if not k.startswith("_toolpost_")} - {"_schemas", "_async_methods", "_executor"}:
+            return None
+        func = getattr(func, "__func__", func)
+    if getattr(func, "__closure__", None) or "<locals>" in getattr(func, "__qualname__", "<locals>"):
+        return None
+    return ""
 
 
 def _required(model: type[BaseModel]) -> list[str]:

@@ -22,11 +22,18 @@ from toolpost.authoring.declaration import (
     as_json,
     nearest,
 )
+from toolpost.authoring.decorators import identity_of
 from toolpost.authoring.parameters import AnyParameter, coercions, parameters_to_json_schema
 from toolpost.calls.context import ToolContext
-from toolpost.calls.definition import NAME, Body, DbBody, FunctionBody, HttpBody, ToolDefinition
+from toolpost.calls.definition import NAME, Body, DbBody, FunctionBody, Hints, HttpBody, ToolDefinition
 from toolpost.calls.errors import ConfigurationError
-from toolpost.calls.policies import Policies, Timeout
+from toolpost.calls.policies import (
+    Breaker,
+    Idempotency,
+    Policies,
+    Retry,
+    Timeout,
+)
 from toolpost.calls.result import ToolReturnTarget, ToolReturnType
 
 MASK = "**********"
@@ -39,24 +46,6 @@ class ToolType(StrEnum):
     FUNCTION = "function"
     HTTP = "http"
     DB = "db"
-
-
-class RetryableErrorType(StrEnum):
-    """Kinds of failure after which trying again may help."""
-
-    TIMEOUT = "timeout"
-    UNAVAILABLE = "unavailable"
-    NETWORK = "network"
-    RATE_LIMIT = "rate_limit"
-    TRANSIENT = "transient"
-
-
-class CircuitBreakerState(StrEnum):
-    """closed lets calls through, open refuses them, half_open lets a few through to find out."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
 
 
 class DatabaseProvider(StrEnum):
@@ -177,7 +166,10 @@ class ToolSpec(Declaration):
             parameters=schema,
             check=SchemaCheck(schema, coercions=coercions(self.parameters)),
             body=body,
-            policies=Policies(timeout=Timeout(total_s=self.timeout_s)),
+            policies=self.policies(),
+            hints=self._hints(),
+            spec=self,
+            identity=self.id if func is None else identity_of(func),
             permissions=tuple(self.permissions),
             examples=tuple(as_json(self.examples)),
             owner=self.owner,
@@ -185,29 +177,58 @@ class ToolSpec(Declaration):
             source=_source(func) if func is not None else f"{type(self).__name__}:{self.id}",
         )
 
-    def unsupported(self) -> list[str]:
-        """A sentence for each policy that is asked for and that this release does not act on.
+    def policies(self) -> Policies:
+        """What the spec asks for, as the engine's policies. A policy object goes before the config of its kind.
 
-        A policy is asked for once one of its fields is set, at creation or later, unless it is switched off.
+        A config asks for something once one of its fields is set, at creation or later, and is not switched off.
         """
-        return [
-            f"{self.tool_name} asks for {policy} ({what}), which this release cannot act on; leave it unset"
-            for policy, what in self._asked_policies()
-        ]
+        chosen: dict[str, Any] = {"timeout": Timeout(total_s=self.timeout_s)}
+        if self.retry_policy is not None:
+            chosen["retry"] = self._with_method("retry_policy", "execute_with_retry(func, tool_name)")
+        elif self._asks("retry"):
+            retry = self.retry
+            chosen["retry"] = Retry(
+                attempts=retry.max_attempts,
+                wait_s=retry.base_delay_s,
+                max_wait_s=retry.max_delay_s,
+                jitter=0.0,
+                jitter_s=retry.jitter_s,
+            )
+        if self.circuit_breaker_policy is not None:
+            chosen["breaker"] = self._with_method("circuit_breaker_policy", "execute_with_breaker(func, tool_name)")
+        elif self._asks("circuit_breaker"):
+            breaker = self.circuit_breaker
+            chosen["breaker"] = Breaker(
+                failures=breaker.failure_threshold,
+                recovery_s=breaker.recovery_timeout_s,
+                half_open_calls=breaker.half_open_max_calls,
+                trips_on=_tripping(breaker.error_codes_to_trip),
+            )
+        generator, idempotency = self.idempotency_key_generator, self.idempotency
+        if idempotency.enabled and (generator is not None or self._asks("idempotency")):
+            chosen["idempotency"] = Idempotency(
+                key_fields=tuple(idempotency.key_fields) if idempotency.key_fields else None,
+                generator=generator,
+                include_session=generator is None,
+                ttl_s=idempotency.ttl_s,
+                persist_result=idempotency.persist_result,
+                bypass_on_missing_key=idempotency.bypass_on_missing_key,
+            )
+        return Policies(**chosen)
 
-    def _asked_policies(self) -> Iterator[tuple[str, str]]:
-        for policy, config, plugin in (
-            ("retries", "retry", "retry_policy"),
-            ("circuit breakers", "circuit_breaker", "circuit_breaker_policy"),
-            ("idempotency", "idempotency", "idempotency_key_generator"),
-        ):
-            asked: PolicyConfig = getattr(self, config)
-            if not asked.off():
-                fields = [f"{config}.{name}" for name in asked.asked()]
-                if fields or config in self.model_fields_set:
-                    yield policy, ", ".join(fields) or config
-            if getattr(self, plugin) is not None:
-                yield policy, f"{plugin} ({type(getattr(self, plugin)).__name__})"
+    def _with_method(self, field: str, method: str) -> Any:
+        """The policy object in a field. A Breaker or Retry value will do as well."""
+        policy = getattr(self, field)
+        if isinstance(policy, (Breaker, Retry)) or callable(getattr(policy, method.partition("(")[0], None)):
+            return policy
+        raise ConfigurationError(f"{self.tool_name}: {field} must have {method}, got {policy!r:.100}")
+
+    def _asks(self, config: str) -> bool:
+        asked: PolicyConfig = getattr(self, config)
+        return not asked.off() and (bool(asked.asked()) or config in self.model_fields_set)
+
+    def _hints(self) -> Hints:
+        return Hints()
 
     def _body(self, func: Callable[..., Any] | None) -> Body:
         raise ConfigurationError(
@@ -269,6 +290,12 @@ class ToolSpec(Declaration):
         return value
 
 
+def _tripping(codes: list[str]) -> tuple[str, ...]:
+    """The kinds of failure that the codes stand for: what cannot be reached, or fails for now, is unavailable too."""
+    more = ("network", "transient") if "unavailable" in (code.lower() for code in codes) else ()
+    return tuple(dict.fromkeys([*codes, *more]))
+
+
 class FunctionToolSpec(ToolSpec):
     """A tool that runs a Python function, sync or async, which takes all arguments as one dict.
 
@@ -319,6 +346,11 @@ class HttpToolSpec(ToolSpec):
             query=as_json(self.query_params or {}),
             body=as_json(self.body),
         )
+
+    def _hints(self) -> Hints:
+        """What HTTP's own rules say of the method (RFC 9110, sections 9.2.1 and 9.2.2)."""
+        reads = self.method in ("get", "head", "options")
+        return Hints(read_only=reads or None, idempotent=True if self.method in ("put", "delete") else None)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():

@@ -36,6 +36,10 @@ class Clock:
         """Call back on the running loop after delay_s."""
         return asyncio.get_running_loop().call_later(delay_s, callback)
 
+    def pause(self, delay_s: float) -> None:
+        """Block this thread."""
+        time.sleep(max(0.0, delay_s))
+
     def acquire(self, lock: threading.Lock, timeout_s: float | None) -> bool:
         """Block this thread until the lock is had (True) or timeout_s has passed (False)."""
         return lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))

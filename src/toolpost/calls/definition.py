@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import re
@@ -60,13 +61,19 @@ class FunctionBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpBody:
-    """A request to send: method and url template, headers, query and body by parameter name."""
+    """A request to send: method and url template, headers, query and body by parameter name.
+
+    All but method and path may hold credentials, so that repr leaves it out.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
+
+    def __repr__(self) -> str:
+        return f"HttpBody(method={self.method!r}, url={self.url.partition('?')[0]!r}, ...)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +105,8 @@ class ToolDefinition:
     parameters and returns are JSON Schema 2020-12; parameters describes an object.
     wrap_result puts a result that is not an object under the key "result", as @Tool promises.
     serial tells definitions of one process apart: two closures or two instances have equal code and other meanings.
+    identity says, with name, version and digest, what a call means in every process; None where only serial can, so
+    that results cannot be shared between processes. spec is the spec it was made from, if any.
     """
 
     name: str
@@ -121,6 +130,8 @@ class ToolDefinition:
     wrap_result: bool = False
     passes: frozenset[str] = frozenset()
     source: str = ""
+    identity: str | None = None
+    spec: Any = field(default=None, repr=False)
     created_at: float = field(default_factory=time.time)
     serial: int = field(default_factory=itertools.count(1).__next__, repr=False)
 
@@ -132,6 +143,22 @@ class ToolDefinition:
             )
         if not isinstance(self.version, str) or not self.version or "@" in self.version:
             raise ConfigurationError(f"{self.name}: version must be text such as '1.0.0', got {self.version!r}")
+        self._check_policies()
+
+    def _check_policies(self) -> None:
+        """Refuse a policy that names a parameter which the tool does not have: it could never hold."""
+        if self.parameters.get("additionalProperties", True) is not False:
+            return
+        idempotency, exclusive = given(self.policies.idempotency), given(self.policies.exclusive)
+        named = [("Idempotency.key_fields", name) for name in (idempotency.key_fields if idempotency else None) or ()]
+        if exclusive is not None and isinstance(exclusive.by, str):
+            named.append(("Exclusive.by", exclusive.by))
+        known = list(self.parameters.get("properties", {}))
+        for where, name in named:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                way_out = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+                raise ConfigurationError(f"{self.name}: {where} names {name!r}, which is no parameter; {way_out}")
 
     @property
     def input_schema(self) -> Mapping[str, Any]:
@@ -158,6 +185,8 @@ class ToolDefinition:
             func: Any = getattr(body.func, "__func__", body.func)
             code = getattr(func, "__code__", None)
             what.append([f"{func.__module__}:{getattr(func, '__qualname__', '')}", _code_digest(code)])
+        elif isinstance(body, HttpBody):
+            what.append([body.method, body.url, body.headers, body.query, body.body])
         else:
             what.append(repr(body))
         text = orjson.dumps(what, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=repr)

@@ -261,11 +261,36 @@ class OutputValidationError(Failed):
 
 
 class RemoteToolError(Failed):
-    """Another server that was asked to run the tool failed."""
+    """Another server, or a database, that was asked to run the tool failed.
+
+    kind says how, as policies name it: unavailable, network, rate_limit, transient, timeout or tool_error; or "caller",
+    when the other side refused what it was asked (a 4xx, a broken constraint), which no policy counts against it.
+    upstream_status is the HTTP status it answered with, if it did.
+    """
 
     code = "upstream_failed"
     status = 502
     retryable = True
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: str = "unavailable",
+        upstream_status: int | None = None,
+        retry_after_s: float | None = None,
+        outcome: Outcome = "ran",
+        tool: str | None = None,
+        details: dict[str, Any] | None = None,
+    ):
+        super().__init__(message, tool=tool, details=details)
+        self.kind = kind
+        self.upstream_status = upstream_status
+        self.retry_after_s = retry_after_s
+        self.outcome = outcome
+        self.retryable = kind not in ("caller", "tool_error")
+        if upstream_status is not None:
+            self.details.setdefault("upstream_status", upstream_status)
 
 
 class SandboxError(Failed):

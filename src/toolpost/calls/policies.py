@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, get_args
 
 from toolpost.calls.errors import ConfigurationError
@@ -45,6 +47,28 @@ def _not_negative(owner: object, name: str, value: object) -> None:
         raise ConfigurationError(f"{type(owner).__name__}: {name} must be 0 or more, got {value!r}")
 
 
+def _whole(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigurationError(
+                f"{type(owner).__name__}: {name} must be a whole number of at least 1, got {value!r}"
+            )
+
+
+def _present(owner: object, *names: str) -> None:
+    for name in names:
+        if getattr(owner, name) is None:
+            raise ConfigurationError(f"{type(owner).__name__}: {name} must be a number, got None")
+
+
+def _finite(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not math.isfinite(value):
+            raise ConfigurationError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
+
+
 def _tags(owner: object, name: str, value: object) -> None:
     if not isinstance(value, (tuple, list)) or not all(isinstance(tag, str) and tag for tag in value):
         raise ConfigurationError(f"{type(owner).__name__}: {name} must be a tuple of names, got {value!r}")
@@ -68,6 +92,7 @@ class Timeout:
     def __post_init__(self) -> None:
         _positive(self, "total_s", self.total_s)
         _positive(self, "attempt_s", self.attempt_s)
+        _finite(self, "total_s", "attempt_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +122,8 @@ class Cache:
         _one_of(self, "per", self.per, get_args(CacheScope))
         _not_negative(self, "stale_s", self.stale_s)
         _not_negative(self, "negative_s", self.negative_s)
-        _positive(self, "max_bytes", self.max_bytes)
+        _present(self, "stale_s", "negative_s")
+        _whole(self, "max_bytes")
         _tags(self, "tags", self.tags)
         _one_of(self, "when_down", self.when_down, ("skip", "refuse"))
 
@@ -122,9 +148,10 @@ class RateLimit:
     when_down: Literal["refuse", "allow"] = "refuse"
 
     def __post_init__(self) -> None:
-        _positive(self, "calls", self.calls)
+        _whole(self, "calls", *(["burst"] if self.burst is not None else []))
         _positive(self, "per_s", self.per_s)
-        _positive(self, "burst", self.burst)
+        _present(self, "per_s")
+        _finite(self, "per_s")
         if not callable(self.by):
             _one_of(self, "by", self.by, ("user", "tool", "tenant", "global"))
         _one_of(self, "when_down", self.when_down, ("refuse", "allow"))
@@ -147,7 +174,7 @@ class Concurrency:
     when_down: Literal["refuse", "allow"] = "refuse"
 
     def __post_init__(self) -> None:
-        _positive(self, "calls", self.calls)
+        _whole(self, "calls")
         if not callable(self.by):
             _one_of(self, "by", self.by, ("tool", "user", "tenant", "upstream", "global"))
         if (self.by == "upstream") != (self.upstream is not None):
@@ -236,10 +263,30 @@ class Idempotency:
             raise ConfigurationError(f"Idempotency: reconcile must be callable, got {self.reconcile!r}")
         _positive(self, "ttl_s", self.ttl_s)
         _positive(self, "lease_s", self.lease_s)
+        _present(self, "ttl_s", "lease_s")
+        _finite(self, "ttl_s", "lease_s")
         _one_of(self, "in_flight", self.in_flight, ("wait", "refuse"))
         _one_of(self, "failures", self.failures, ("run", "replay"))
         _one_of(self, "claims_in", self.claims_in, ("auto", "records", "state"))
         _one_of(self, "when_down", self.when_down, ("refuse", "run"))
+
+
+class RetryableErrorType(StrEnum):
+    """Kinds of failure after which trying again may help."""
+
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    NETWORK = "network"
+    RATE_LIMIT = "rate_limit"
+    TRANSIENT = "transient"
+
+
+class CircuitBreakerState(StrEnum):
+    """closed lets calls through, open refuses them, half_open lets a few through to find out."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 FailureKind = Literal["timeout", "unavailable", "network", "rate_limit", "transient", "tool_error"]
@@ -250,9 +297,10 @@ FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
 class Breaker:
     """Stop calling what keeps failing, and find out by few probes when it is well again.
 
-    Opens after failures in a row; or, with error_rate, adaptively: once window calls hold failures at that rate, with a
-    threshold that grows from failures to max_failures while calls mostly succeed. Open for recovery_s, then
-    half_open_calls probes are let through: all must succeed to close it, one failure opens it anew.
+    Opens after failures in a row; or, with error_rate, adaptively: when a call fails while at least that share of the
+    last window calls failed, and there are enough to judge by, a threshold that grows from failures to max_failures
+    while calls mostly succeed (stores/circuits.py has the rule). Open for recovery_s, then half_open_calls probes are
+    let through: all must succeed to close it, one failure opens it anew.
     trips_on: the kinds of failure that count (or error codes); the caller's own errors (4xx, validation, 429) never do.
     dependency: what stands behind the tool; tools that name the same one share a circuit. by_tenant: one circuit each.
     shared: the circuit lives in the executor's State, for all processes. when_down: skip or refuse.
@@ -271,9 +319,17 @@ class Breaker:
     when_down: Literal["skip", "refuse"] = "skip"
 
     def __post_init__(self) -> None:
-        for name in ("failures", "recovery_s", "half_open_calls", "max_failures", "window"):
-            _positive(self, name, getattr(self, name))
-        if self.error_rate is not None and not 0 < self.error_rate <= 1:
+        _whole(self, "failures", "half_open_calls", "max_failures", "window")
+        _positive(self, "recovery_s", self.recovery_s)
+        _present(self, "recovery_s")
+        _finite(self, "recovery_s")
+        _tags(self, "trips_on", self.trips_on)
+        _positive(self, "error_rate", self.error_rate)
+        if self.error_rate is not None and self.failures > self.max_failures:
+            raise ConfigurationError(
+                f"Breaker: max_failures must be failures ({self.failures}) or more, got {self.max_failures!r}"
+            )
+        if self.error_rate is not None and self.error_rate > 1:
             raise ConfigurationError(f"Breaker: error_rate must be above 0 and at most 1, got {self.error_rate!r}")
         _one_of(self, "when_down", self.when_down, ("skip", "refuse"))
 
@@ -283,7 +339,8 @@ class Retry:
     """Try again after failures that pass, where that is safe.
 
     attempts counts all tries (None: the executor's retry_attempts). Waits are wait_s * factor**n (None: the executor's
-    retry_backoff), at most max_wait_s, plus up to jitter of the wait; wait (attempt, error) -> seconds replaces that.
+    retry_backoff), at most max_wait_s, plus up to jitter (a share of the wait) and jitter_s (seconds); wait
+    (attempt, error) -> seconds replaces all of that.
     on: the kinds of failure that are tried again (or exception classes). Retry-After is honoured, the deadline never
     passed. Only tools that are read-only, idempotent or run under an idempotency key are tried again after their body
     ran, unless its author insists; a call whose body never ran may always be.
@@ -296,6 +353,7 @@ class Retry:
     factor: float = 2.0
     max_wait_s: float = 60.0
     jitter: float = 0.1
+    jitter_s: float = 0.0
     on: tuple[str | type[BaseException], ...] = ("timeout", "unavailable", "network", "rate_limit", "transient")
     wait: Callable[[int, BaseException], float] | None = None
     insist: bool = False
@@ -304,11 +362,21 @@ class Retry:
     min_budget: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "attempts", self.attempts)
-        for name in ("wait_s", "factor", "max_wait_s", "jitter", "budget", "min_budget"):
+        if self.attempts is not None:
+            _whole(self, "attempts")
+        for name in ("wait_s", "factor", "max_wait_s", "jitter", "jitter_s", "budget", "min_budget"):
             _not_negative(self, name, getattr(self, name))
+            if name != "wait_s":
+                _present(self, name)
+            _finite(self, name)
+        if self.wait is not None and not callable(self.wait):
+            raise ConfigurationError(f"Retry: wait must be callable as (attempt, error), got {self.wait!r}")
+        if isinstance(self.on, (str, type)):
+            raise ConfigurationError(f"Retry: on must be a tuple of kinds of failure, got {self.on!r}")
         for kind in self.on:
-            if isinstance(kind, str) and kind not in FAILURE_KINDS:
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                continue
+            if kind not in FAILURE_KINDS:
                 raise ConfigurationError(
                     f"Retry: on holds {kind!r}, which is no kind of failure; there are {', '.join(FAILURE_KINDS)}"
                 )
@@ -325,6 +393,10 @@ class Screening:
     untrusted: bool = False
     roles: Mapping[str, str] = field(default_factory=dict)
     level: Literal["low", "medium", "high", "strict"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.level is not None:
+            _one_of(self, "level", self.level, ("low", "medium", "high", "strict"))
 
 
 class BreakerPolicy(Protocol):
@@ -372,10 +444,49 @@ class Policies:
     runs_in: RunsIn = "auto"
     measured: bool = True
 
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            each = value if isinstance(value, tuple) and name in ("rate_limit", "concurrency") else (value,)
+            if not all(one is None or one is UNSET or isinstance(one, kind) or _has(name, one) for one in each):
+                way = f", or an object with {_METHODS[name]}" if name in _METHODS else ""
+                raise ConfigurationError(f"{name} must be of the kind {kind.__name__}{way}, got {value!r:.100}")
+        if self.usage is not None and not _has("usage", self.usage):
+            raise ConfigurationError(f"usage must be an object with {_METHODS['usage']}, got {self.usage!r:.100}")
+        _tags(self, "invalidates", self.invalidates)
+        _one_of(self, "runs_in", self.runs_in, get_args(RunsIn))
+
     def over(self, defaults: Policies) -> Policies:
         """These policies, with what they leave UNSET taken from defaults."""
         missing = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is UNSET}
         return replace(self, **missing)
+
+
+_KINDS: Final[dict[str, type]] = {
+    "timeout": Timeout,
+    "cache": Cache,
+    "rate_limit": RateLimit,
+    "concurrency": Concurrency,
+    "exclusive": Exclusive,
+    "idempotency": Idempotency,
+    "breaker": Breaker,
+    "retry": Retry,
+    "screening": Screening,
+}
+_METHODS: Final = {
+    "breaker": "execute_with_breaker(func, tool_name)",
+    "retry": "execute_with_retry(func, tool_name)",
+    "usage": "calculate(args, result, *, tool, **flags)",
+}
+
+
+def _has(name: str, policy: object) -> bool:
+    """Whether a policy of one's own, an object and no class, has the method of its field."""
+    method = _METHODS.get(name, "").partition("(")[0]
+    return bool(method) and not isinstance(policy, type) and callable(getattr(policy, method, None))
 
 
 def given(policy: P | Unset | None) -> P | None:

@@ -97,7 +97,8 @@ class ToolResult:
     """One call's answer. data is a JSON value when success is true, error a sentence when it is not.
 
     content, return_type, return_target, artifacts, usage, latency_ms, warnings and logs are the names by which the
-    specs' executors report the same thing; failure says more than error does.
+    specs' executors report the same thing; failure says more than error does. explanation, where it was asked for, has
+    an entry for each stage of the pipeline, outermost first: stage, decision, rule, us (microseconds of its own).
     """
 
     call_id: str
@@ -117,6 +118,7 @@ class ToolResult:
     usage: ToolUsage | None = None
     warnings: list[str] = field(default_factory=list)
     logs: list[str] = field(default_factory=list)
+    explanation: list[dict[str, Any]] | None = None
 
     @property
     def status(self) -> Literal["ok", "rejected", "failed"]:

@@ -21,11 +21,14 @@ from toolpost.calls.errors import (
     OverloadedError,
     ToolNotFoundError,
 )
-from toolpost.calls.policies import UNSET, given
+from toolpost.calls.policies import UNSET, Breaker, Retry, UsageCalculator, given
 from toolpost.engine.registry import ToolRegistry, split_name
+from toolpost.pipeline.breaker_policies import circuit_policy, does_nothing as no_breaker
 from toolpost.pipeline.compile import Handler, compile
 from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.retry_policies import delayed_policy, does_nothing as no_retry
 from toolpost.pipeline.services import Services
+from toolpost.telemetry.usage import safely
 
 NOTICED_S = 0.01
 """How long a call may wait for its loop before that is taken off its limit."""
@@ -38,12 +41,16 @@ KEPT_FOR_OTHERS = 128
 class Entry:
     """A compiled tool: its definition, its handler, and what the executor must know to enter it."""
 
-    __slots__ = ("definition", "handler", "needs_loop", "scoped", "visible")
+    __slots__ = ("calculator", "definition", "explaining", "handler", "needs_loop", "scoped", "visible")
 
-    def __init__(self, definition: ToolDefinition, handler: Handler, needs_loop: bool) -> None:
+    def __init__(
+        self, definition: ToolDefinition, handler: Handler, needs_loop: bool, calculator: UsageCalculator | None = None
+    ) -> None:
         self.definition = definition
         self.handler = handler
         self.needs_loop = needs_loop
+        self.explaining: Handler | None = None
+        self.calculator = calculator
         self.scoped = definition.operation is not None
         properties = definition.parameters.get("properties", {})
         self.visible = frozenset(n for n in ("user_id", "task_id") if n in properties)
@@ -85,6 +92,8 @@ class Entry:
             inv.task_id = call.task_id
         if call.deadline_s is not None:
             inv.deadline_s = call.deadline_s
+        if call.idempotency_key is not None:
+            inv.idempotency_key = call.idempotency_key
         inv.strict = call.strict
         if self.scoped and self.visible:
             self._named_by_door(arguments, {"user_id": caller.user_id, "task_id": call.task_id})
@@ -157,18 +166,30 @@ class Entries:
 
     def of(self, definition: ToolDefinition) -> Entry:
         """The entry of a definition, compiled when first asked for; it is kept with the definition."""
+        known = definition.__dict__.get("_toolpost_entry")
+        if known is not None and known[0] is self and known[1] == self.epoch:
+            return known[2]  # type: ignore[no-any-return]
         with self.lock:
             self.check_open()
             epoch = self.epoch
             known = definition.__dict__.get("_toolpost_entry")
             if known is not None and known[0] is self and known[1] == epoch:
                 return known[2]  # type: ignore[no-any-return]
-            body = definition.body
-            needs_loop = (isinstance(body, FunctionBody) and body.is_async) or _is_async(self._services.authorizer)
-            entry = Entry(definition, compile(definition, self._services), needs_loop)
+            needs_loop = _needs_loop(definition, self._services)
+            entry = Entry(
+                definition, compile(definition, self._services), needs_loop, calculator_of(definition, self._services)
+            )
             definition.__dict__["_toolpost_entry"] = (self, epoch, entry)
             self._definitions.add(definition)
             return entry
+
+    def explaining(self, entry: Entry) -> Handler:
+        """The chain of a tool that tells what each stage decides, compiled when first asked for."""
+        if entry.explaining is None:
+            with self.lock:
+                self.check_open()
+                entry.explaining = compile(entry.definition, self._services, explain=True)
+        return entry.explaining
 
     def operation(self, tool: Any, operation: str) -> Entry:
         """The entry of an operation of a tool object. Raises ToolNotFoundError."""
@@ -230,12 +251,13 @@ class Entries:
             entries[key] = entry  # of the state it was looked up in: what changed meanwhile is looked up anew
         return entry
 
-    def block(self, entry: Entry, inv: Invocation) -> Any:
+    def block(self, entry: Entry, inv: Invocation, *, explain: bool = False) -> Any:
         """Run a call for a thread that waits. Async bodies go to the loop for blocking callers."""
+        handler = self.explaining(entry) if explain else entry.handler
         if entry.needs_loop:
-            return self._block_on_loop(entry, inv)
+            return self._block_on_loop(entry, inv, handler)
         inv.blocking = True
-        coro: Any = entry.handler(inv)
+        coro: Any = handler(inv)
         try:
             coro.send(None)
         except StopIteration as done:
@@ -243,7 +265,7 @@ class Entries:
         coro.close()
         raise EngineError("a blocking call met something that has to wait for an event loop")
 
-    def _block_on_loop(self, entry: Entry, inv: Invocation) -> Any:
+    def _block_on_loop(self, entry: Entry, inv: Invocation, handler: Handler) -> Any:
         if asyncio._get_running_loop() is not None:
             name = entry.definition.name
             raise ConfigurationError(
@@ -260,7 +282,7 @@ class Entries:
         def start(left_s: float | None) -> Awaitable[Any]:
             if left_s is not None and limit_s is not None and limit_s - left_s > NOTICED_S:
                 inv.deadline_s = left_s  # the loop was busy: the wait for it is part of the call
-            return entry.handler(inv)
+            return handler(inv)
 
         try:
             return services.resources.loop.run(start, limit_s, grace_s=services.cancel_grace_s, clock=services.clock)
@@ -304,6 +326,26 @@ def _no_operation(tool: Any, operation: Any, entries: Mapping[str, Entry]) -> To
         return ToolNotFoundError(f"{name} has no operation {operation!r}; did you mean {near[0]!r}?", tool=name)
     there = ", ".join(entries) or "none"
     return ToolNotFoundError(f"{name} has no operation {operation!r}; there are {there}", tool=name)
+
+
+def calculator_of(definition: ToolDefinition, services: Services) -> UsageCalculator | None:
+    """What tells the usage of a tool's calls: its own calculator, the executor's, or None for bytes alone."""
+    calculator = definition.policies.usage or services.usage
+    return None if calculator is None else safely(calculator)
+
+
+def _needs_loop(definition: ToolDefinition, services: Services) -> bool:
+    """Whether something of a call can only be awaited: an async body or hook, or a policy object of an author's own."""
+    body, policies = definition.body, definition.policies.over(services.defaults)
+    if not isinstance(body, FunctionBody) or body.is_async:
+        return True
+    idempotency, breaker, retry = given(policies.idempotency), given(policies.breaker), given(policies.retry)
+    return (
+        _is_async(services.authorizer)
+        or (idempotency is not None and _is_async(idempotency.reconcile))
+        or not (breaker is None or isinstance(breaker, Breaker) or circuit_policy(breaker) or no_breaker(breaker))
+        or not (retry is None or isinstance(retry, Retry) or delayed_policy(retry) or no_retry(retry))
+    )
 
 
 def _is_async(authorizer: Any) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
+import socket
 import threading
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from toolpost.authoring.base import BaseTool
-from toolpost.calls.call import ToolCall
+from toolpost.calls.call import ToolCall, new_id
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
@@ -21,22 +23,28 @@ from toolpost.calls.errors import (
     ToolExecutionError,
 )
 from toolpost.calls.events import Event, Logged, Observer
-from toolpost.calls.policies import Policies, RateLimit, Screening, Timeout
+from toolpost.calls.policies import Idempotency, Policies, RateLimit, Screening, Timeout, UsageCalculator
 from toolpost.calls.result import ToolResult, failed_result
 from toolpost.engine.batch import checked_concurrency, checked_deadline, each, in_order, streamed, too_late
 from toolpost.engine.entries import Entries, Entry, no_call, operation_of
 from toolpost.engine.execution_utils import ExecutionUtils
+from toolpost.engine.operators import CircuitOperations, ClaimOperations
 from toolpost.engine.plugins import definitions_in
 from toolpost.engine.registry import ToolRegistry, get_tool_registry
 from toolpost.engine.results import Place, cancelled, failed, no_tool_call, refused, succeeded
 from toolpost.engine.settings import ExecutorConfig, refuse_unsupported
+from toolpost.engine.stores import Stores
+from toolpost.pipeline.breaker import local_circuits
+from toolpost.pipeline.cache import clear_cache
 from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.once import claims_of
 from toolpost.pipeline.screen import refusal
 from toolpost.pipeline.services import Authorizer, Limits, Services, Tracer
 from toolpost.pipeline.settle import emit
 from toolpost.runners.resources import Loop, Resources
 from toolpost.runners.threads import Threads
 from toolpost.security.rules import Rule, Screen, role_of
+from toolpost.stores import Blobs, Records, State
 from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.telemetry.collector import MetricsCollector, get_metrics_collector
 from toolpost.telemetry.logs import CallLog, debug_log
@@ -50,7 +58,8 @@ class ToolExecutor:
 
     Everything may be called from any thread and any event loop. Async bodies run in the caller's task; sync bodies in
     worker threads (or processes), so that a deadline can be kept. Observers are called with every event and must be
-    quick and safe from threads. Raises ConfigurationError (a ValueError) for settings that are wrong.
+    quick and safe from threads. state, records and blobs are stores of one's own in place of those that the settings
+    name. Raises ConfigurationError (a ValueError) for settings that are wrong.
     """
 
     def __init__(
@@ -64,6 +73,10 @@ class ToolExecutor:
         tracer: Tracer | None = None,
         rules: Sequence[Rule] = (),
         collector: MetricsCollector | None = None,
+        usage: UsageCalculator | None = None,
+        state: State | None = None,
+        records: Records | None = None,
+        blobs: Blobs | None = None,
         clock: Clock = SYSTEM_CLOCK,
         **settings: Any,
     ) -> None:
@@ -76,7 +89,12 @@ class ToolExecutor:
         self._collector = collector if collector is not None else get_metrics_collector()
         self._observers: list[Observer] = list(observers)
         self._authorizer, self._tracer, self._rules = authorizer, tracer, tuple(rules)
-        self._cache = MemoryCache(self.config.cache_size, clock.monotonic)
+        self._usage = Policies(usage=usage).usage  # which checks it
+        self._cache = MemoryCache(self.config.cache_size, clock.monotonic, self.config.cache_max_bytes)
+        self._stores = Stores(self.config, clock, state=state, records=records, blobs=blobs)
+        self._shared: dict[str, Any] = {}
+        self._earlier_keepers: list[Any] = []
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
         self._buckets = TokenBuckets(clock.monotonic)
         self._thread_pool = Threads(self.config.max_workers)
         self._resources = Resources(
@@ -156,8 +174,11 @@ class ToolExecutor:
 
     # -- tool calls ---------------------------------------------------------------------------------------------------
 
-    async def execute_tool_call(self, tool_call: ToolCall) -> ToolResult:
-        """Run one call and report how it ended; raises nothing for a tool's failure."""
+    async def execute_tool_call(self, tool_call: ToolCall, *, explain: bool = False) -> ToolResult:
+        """Run one call and report how it ended; raises nothing for a tool's failure.
+
+        explain has the result tell what each stage of the pipeline decided, by which rule, and how long it took.
+        """
         started = self._clock.stopwatch()
         try:
             entry = self._entries.named(tool_call.name, tool_call.version)
@@ -166,13 +187,14 @@ class ToolExecutor:
             return refused(tool_call, error, self._clock.stopwatch() - started, self._services)
         except AttributeError as error:
             raise no_call(tool_call, error) from None
+        handler = self._entries.explaining(entry) if explain else entry.handler
         try:
-            value = await entry.handler(inv)
+            value = await handler(inv)
         except ToolExecutionError as error:
             return failed(tool_call, entry, inv, error, self._clock.stopwatch() - started)
         return succeeded(tool_call, entry, inv, value, self._clock.stopwatch() - started, self._clock.now())
 
-    def execute_sync(self, tool_call: ToolCall) -> ToolResult:
+    def execute_sync(self, tool_call: ToolCall, *, explain: bool = False) -> ToolResult:
         """execute_tool_call for callers that block."""
         started = self._clock.stopwatch()
         try:
@@ -183,7 +205,7 @@ class ToolExecutor:
         except AttributeError as error:
             raise no_call(tool_call, error) from None
         try:
-            value = self._entries.block(entry, inv)
+            value = self._entries.block(entry, inv, explain=explain)
         except ToolExecutionError as error:
             return failed(tool_call, entry, inv, error, self._clock.stopwatch() - started)
         return succeeded(tool_call, entry, inv, value, self._clock.stopwatch() - started, self._clock.now())
@@ -279,9 +301,9 @@ class ToolExecutor:
         entry = self._entries.named(tool_name, None)
         return self._entries.block(entry, entry.enter(arguments))
 
-    async def run_definition(self, definition: ToolDefinition, inv: Invocation) -> Any:
+    def run_definition(self, definition: ToolDefinition, inv: Invocation) -> Awaitable[Any]:
         """Run a definition that need not be registered, with an invocation made by the caller."""
-        return await self._entries.of(definition).handler(inv)
+        return self._entries.of(definition).handler(inv)
 
     # -- tools --------------------------------------------------------------------------------------------------------
 
@@ -355,6 +377,27 @@ class ToolExecutor:
             "timestamp": self._clock.now(),
         }
 
+    # -- operating ----------------------------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> Records:
+        """Where idempotency claims and tasks survive."""
+        return self._stores.records
+
+    @property
+    def state(self) -> State:
+        """Where limits, circuits and claims that need not survive live."""
+        return self._stores.state
+
+    def claims(self, where: Literal["auto", "records", "state"] = "auto") -> ClaimOperations:
+        """Idempotency claims, for operators: those in records or state; auto: where tools that do not say have them."""
+        return ClaimOperations(claims_of(Idempotency(claims_in=where), self._services), self._clock)
+
+    @property
+    def circuits(self) -> CircuitOperations:
+        """The breakers' circuits, for operators."""
+        return CircuitOperations(local_circuits(self._services), self._stores.state, self._clock)
+
     # -- documents' small things --------------------------------------------------------------------------------------
 
     def get_lock(self, resource_id: str) -> threading.Lock:
@@ -370,8 +413,8 @@ class ToolExecutor:
         return self.execution_utils.timeout_context(seconds)
 
     def clear_cache(self) -> int:
-        """Forget every kept result; how many there were."""
-        return self._cache.clear()
+        """Forget every kept result, those in a shared cache too; how many there were. It may block for a second."""
+        return clear_cache(self._services)
 
     def screen_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Screen arguments as those of a tool that declares @sanitize_input. Raises SecurityError."""
@@ -390,7 +433,10 @@ class ToolExecutor:
         self._closed = True
         self._unwatch()
         self._entries.close()
+        for kept in [*self._earlier_keepers, *self._shared.values()]:
+            getattr(kept, "close", lambda: None)()
         self._resources.close()
+        self._stores.close()
 
     async def __aenter__(self) -> ToolExecutor:
         return self
@@ -436,6 +482,18 @@ class ToolExecutor:
             rules=self._rules,
             authorizer=self._authorizer,
             tracer=self._tracer,
+            state=self._stores.state,
+            records=self._stores.records,
+            blobs=self._stores.blobs,
+            shared_cache=self._stores.shared_cache,
+            cache_max_bytes=config.cache_max_bytes,
+            cache_front_ttl_s=config.cache_front_ttl,
+            retry_attempts=max(1, config.retry_attempts),
+            retry_backoff_s=config.retry_backoff,
+            lock_of=self.get_lock,
+            usage=self._usage,
+            owner=self._owner,
+            shared=self._shared,
         )
 
     def _reconfigured(self, field: str) -> None:
@@ -444,7 +502,10 @@ class ToolExecutor:
         if unsupported:
             raise ConfigurationError("; ".join(unsupported))
         with self._entries.lock:
-            self._cache.resize(self.config.cache_size)
+            for name in self._stores.follow(self.config):  # a keeper renews claims in one store
+                keeper = self._shared.pop(f"keeper of {name}", None)
+                self._earlier_keepers += [] if keeper is None else [keeper]
+            self._cache.resize(self.config.cache_size, self.config.cache_max_bytes)
             self._resources.resize(self.config.max_workers)
             self._services = self._make_services()
             self._watch_debug()

@@ -103,6 +103,12 @@ def _redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _store_url(value: SecretStr) -> SecretStr:
+    if not re.match(r"[a-z][a-z0-9+.-]*://", value.get_secret_value()):
+        raise ValueError
+    return value
+
+
 def _one_of(choices: Any) -> Form:
     return Form("one of " + ", ".join(f"'{choice}'" for choice in get_args(choices)))
 
@@ -138,6 +144,19 @@ Secret = Annotated[Annotated[SecretStr, Field(min_length=1)] | None, Form("text 
 RedisUrl = Annotated[
     Annotated[SecretStr, AfterValidator(_redis_url)] | None,
     Form("a redis://, rediss:// or unix:// URL", secret=True),
+]
+
+StateUrl = Annotated[
+    Annotated[SecretStr, AfterValidator(_store_url)] | None,
+    Form("a URL such as memory:// or redis://host:6379/0", secret=True),
+]
+RecordsUrl = Annotated[
+    Annotated[SecretStr, AfterValidator(_store_url)] | None,
+    Form("a URL such as memory://, sqlite:///path/to/file or postgresql://host/database", secret=True),
+]
+BlobsUrl = Annotated[
+    Annotated[SecretStr, AfterValidator(_store_url)] | None,
+    Form("a URL such as memory://, file:///path/to/folder or s3://bucket", secret=True),
 ]
 
 Folder = Annotated[Path, BeforeValidator(_absolute), Form("the path of a directory", path=True)]

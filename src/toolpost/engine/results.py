@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from toolpost.calls.call import ToolCall
+from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import CallCancelledError, InputValidationError, Outcome, ToolExecutionError
+from toolpost.calls.policies import UsageCalculator
 from toolpost.calls.result import ToolResult, ToolUsage, failed_result
 from toolpost.engine.entries import Entry
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
+from toolpost.telemetry.usage import usage_of
 
 
 def refused(call: ToolCall, error: ToolExecutionError, elapsed_s: float, services: Services) -> ToolResult:
@@ -32,6 +35,27 @@ def failed(call: ToolCall, entry: Entry, inv: Invocation, error: ToolExecutionEr
         elapsed_s=elapsed_s,
         metadata=_metadata(call),
         attempts=inv.attempts,
+        source=inv.source,
+        usage=used(entry.definition, entry.calculator, inv, None, failed=True),
+        warnings=inv.warnings or [],
+        explanation=inv.explanation,
+    )
+
+
+def used(
+    definition: ToolDefinition, calculator: UsageCalculator | None, inv: Invocation, value: Any, *, failed: bool
+) -> ToolUsage:
+    """What a call used; the same wherever the engine runs. Arguments that were refused as such are not counted."""
+    return usage_of(
+        calculator,
+        inv.arguments if hasattr(inv, "kwargs") else {},
+        value,
+        tool=definition.name,
+        failed=failed,
+        attempts=inv.attempts,
+        cached_hit=inv.source == "cache",
+        idempotency_reused=inv.source == "replay",
+        circuit_opened=inv.circuit_opened,
     )
 
 
@@ -50,7 +74,9 @@ def succeeded(call: ToolCall, entry: Entry, inv: Invocation, value: Any, elapsed
         metadata=metadata,
         source=inv.source,
         attempts=inv.attempts,
-        usage=ToolUsage(attempts=inv.attempts, cached_hit=inv.source == "cache"),
+        usage=used(entry.definition, entry.calculator, inv, value, failed=False),
+        warnings=inv.warnings or [],
+        explanation=inv.explanation,
     )
 
 

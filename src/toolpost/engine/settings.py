@@ -78,10 +78,31 @@ class ExecutorConfig(BaseModel):
     cache_size: forms.Count = Field(100, description="Most results kept; the one longest unused goes first.")
     cache_ttl: forms.Count = Field(3600, description="Seconds a result is kept when its tool does not say.")
     cache_backend: forms.CacheBackendSetting = Field(
-        "memory", description="Where results are kept; redis is refused until a later release brings it."
+        "memory", description="Where results are kept: memory, or redis with a small front in memory."
     )
-    cache_redis_url: forms.RedisUrl = Field(None, description="The Redis of a shared cache; secret.")
+    cache_redis_url: forms.RedisUrl = Field(
+        None, description="The Redis of a shared cache (default: the one of state_url); secret."
+    )
     cache_prefix: forms.Word = Field("tool_cache", description="How keys in a shared cache begin.")
+    cache_max_bytes: forms.Count = Field(
+        67_108_864, description="Most bytes of results kept in memory, as JSON; the one longest unused goes first."
+    )
+    cache_front_ttl: forms.Seconds = Field(
+        1.0, description="Seconds for which memory answers for a shared cache; 0 asks it each time."
+    )
+
+    state_url: forms.StateUrl = Field(
+        None, description="Where limits, circuits and claims live: memory:// (the default) or redis://; secret."
+    )
+    records_url: forms.RecordsUrl = Field(
+        None,
+        description="Where idempotency claims and tasks survive: memory:// (the default), sqlite:/// or "
+        "postgresql://; secret.",
+    )
+    blobs_url: forms.BlobsUrl = Field(
+        None, description="Where large results are kept: memory:// (the default), file:/// or s3://; secret."
+    )
+    state_prefix: forms.Word = Field("toolpost", description="How keys in a shared state begin.")
 
     max_workers: forms.Count = Field(4, description="Most threads that run the bodies of synchronous tools.")
     io_concurrency: forms.Count = Field(8, description="Most calls of one batch that run at a time.")
@@ -293,13 +314,27 @@ _VARIABLES: Final = variable_table(FORMS)
 
 
 def refuse_unsupported(config: ExecutorConfig) -> list[str]:
-    """A sentence for each setting that asks for what this version cannot do yet; empty when it can do all."""
-    unsupported = (("cache_backend", "redis", "memory"), ("metrics_backend", "prometheus", "none"))
-    return [
-        f"{name} is {value!r} ({config.origin(name)}), which a later release brings; set it to {instead!r}"
-        for name, value, instead in unsupported
-        if getattr(config, name) == value
-    ]
+    """A sentence for each setting that asks for what cannot be done; empty when all can."""
+    found = []
+    if config.metrics_backend == "prometheus":
+        found.append(
+            f"metrics_backend is 'prometheus' ({config.origin('metrics_backend')}), which a later release brings; "
+            "set it to 'none'"
+        )
+    if config.cache_backend == "redis" and not redis_of(config):
+        found.append(
+            f"cache_backend is 'redis' ({config.origin('cache_backend')}), but no Redis is named; set cache_redis_url "
+            "or a redis:// state_url"
+        )
+    return found
+
+
+def redis_of(config: ExecutorConfig) -> str | None:
+    """The Redis of the shared cache: its own, or the one that holds the state."""
+    if config.cache_redis_url is not None:
+        return config.cache_redis_url.get_secret_value()
+    state = config.state_url.get_secret_value() if config.state_url is not None else ""
+    return state if state.startswith(("redis", "rediss")) else None
 
 
 def _by_code(settings: Any) -> dict[str, Given]:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
-
-import orjson
 
 from toolpost.authoring.specs import DbToolSpec, FunctionToolSpec, HttpToolSpec, ToolSpec
 from toolpost.calls.call import Caller, new_id
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import ConfigurationError, InputValidationError, NotSupportedError, ToolExecutionError
+from toolpost.calls.errors import ConfigurationError, InputValidationError, ToolExecutionError, ToolTimeoutError
+from toolpost.calls.policies import Idempotency, given
 from toolpost.calls.result import ToolResult, ToolUsage, failed_result
+from toolpost.engine.entries import calculator_of
 from toolpost.engine.executor import ToolExecutor, get_executor
-from toolpost.pipeline.compile import Handler, compile, with_stages
+from toolpost.engine.results import used
+from toolpost.pipeline.compile import Handler, Stage, compile, with_stages
 from toolpost.pipeline.handed import handed_for
 from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.keys import key_maker
 from toolpost.pipeline.screen import screen
 
 
 class BaseToolExecutor:
     """Runs the tool of one spec. The spec is read when the executor is made; later changes to it have no effect.
 
-    executor is the ToolExecutor whose settings, threads and metrics are used (the process's by default).
-    Raises NotSupportedError for a spec that asks for a policy this version does not act on.
+    executor is the ToolExecutor whose settings, stores, threads and metrics are used (the process's by default).
+    Raises ConfigurationError for a spec that cannot be carried out as written.
     """
 
     spec_type: ClassVar[type[ToolSpec]] = ToolSpec
@@ -39,20 +39,21 @@ class BaseToolExecutor:
             raise ConfigurationError(
                 f"{type(self).__name__} takes a {self.spec_type.__name__}, got {type(spec).__name__}"
             )
-        asked = spec.unsupported()
-        if asked:
-            raise NotSupportedError("; ".join(asked))
         self.spec = spec
         self.definition: ToolDefinition = spec.define(func)
         self._executor = executor if executor is not None else get_executor()
+        self._calculator = calculator_of(self.definition, self._executor._services)
         self._handler: Handler | None = None
+        self._explaining: Handler | None = None
         self._epoch = -1
 
-    async def execute(self, args: Mapping[str, Any], ctx: ToolContext | None = None) -> ToolResult:
+    async def execute(
+        self, args: Mapping[str, Any], ctx: ToolContext | None = None, *, explain: bool = False
+    ) -> ToolResult:
         """Run the tool and report how it ended; raises nothing for a tool's failure.
 
         ctx says who asks (its auth["permissions"] are the caller's scopes), until when (deadline_ts) and with which
-        services.
+        services. explain has the result tell what each stage of the pipeline decided, as execute_tool_call's does.
         """
         clock = self._executor._clock
         started = clock.stopwatch()
@@ -65,7 +66,9 @@ class BaseToolExecutor:
             return self._failed(call_id, error, 0.0, context, None)
         inv = self._invocation(dict(args), context, call_id)
         try:
-            value = await self._compiled()(inv)
+            if inv.deadline_s == 0.0:
+                raise _too_late()
+            value = await self._compiled(explain)(inv)
         except ToolExecutionError as error:
             return self._failed(call_id, error, clock.stopwatch() - started, context, inv)
         return self._create_result(value, inv, clock.stopwatch() - started)
@@ -76,6 +79,7 @@ class BaseToolExecutor:
         inv.encode = True
         inv.handed = ctx
         inv.task_id = ctx.task_id
+        inv.idempotency_key = ctx.idempotency_key
         inv.logs = []
         role = ctx.auth.get("user_role")
         inv.caller = Caller(
@@ -89,15 +93,21 @@ class BaseToolExecutor:
             inv.deadline_s = max(0.0, ctx.deadline_ts - self._executor._clock.now())
         return inv
 
-    def _compiled(self) -> Handler:
+    def _compiled(self, explain: bool = False) -> Handler:
         executor = self._executor
         if self._handler is None or self._epoch != executor._entries.epoch:
             executor._entries.check_open()
             epoch = executor._entries.epoch
-            order = with_stages(screen, handed_for(self.spec))
-            self._handler = compile(self.definition, executor._services, order)
+            self._handler, self._explaining = compile(self.definition, executor._services, self._order()), None
             self._epoch = epoch
-        return self._handler
+        if not explain:
+            return self._handler
+        if self._explaining is None:
+            self._explaining = compile(self.definition, executor._services, self._order(), explain=True)
+        return self._explaining
+
+    def _order(self) -> tuple[Stage, ...]:
+        return with_stages(screen, handed_for(self.spec))
 
     def _create_result(self, value: Any, inv: Invocation, elapsed_s: float) -> ToolResult:
         """The result of a call that succeeded, as the spec says who it is for."""
@@ -114,43 +124,54 @@ class BaseToolExecutor:
             return_target=self.spec.return_target,
             usage=self._calculate_usage(inv.arguments, value, inv),
             logs=list(inv.logs or ()),
+            warnings=inv.warnings or [],
+            explanation=inv.explanation,
         )
 
     def _calculate_usage(self, args: Mapping[str, Any], value: Any, inv: Invocation | None = None) -> ToolUsage:
-        """Bytes in and out as JSON, and how the call was served."""
-        return ToolUsage(
-            input_bytes=_size(args),
-            output_bytes=_size(value),
-            attempts=inv.attempts if inv is not None else 1,
-            retries=max(0, inv.attempts - 1) if inv is not None else 0,
-            cached_hit=inv is not None and inv.source == "cache",
-        )
+        """What a call used: bytes as JSON, what the calculator says, and how the call was served."""
+        if inv is None:
+            inv = Invocation.of(dict(args))
+            inv.kwargs, inv.attempts = inv.arguments, 1
+        return used(self.definition, self._calculator, inv, value, failed=False)
 
     def _generate_idempotency_key(self, args: Mapping[str, Any], ctx: ToolContext | None = None) -> str:
-        """A digest of tool, version, tenant, user, session and arguments, each preceded by its length."""
-        context = ctx if ctx is not None else ToolContext()
-        whose = [context.tenant_id, context.user_id, context.session_id]
-        parts = [self.spec.tool_name, self.spec.version, *(w or "" for w in whose)]
-        digest = hashlib.sha256()
-        for part in [*(p.encode() for p in parts), orjson.dumps(dict(args), option=orjson.OPT_SORT_KEYS)]:
-            digest.update(len(part).to_bytes(8, "big") + part)
-        return digest.hexdigest()
+        """The key that a call with these arguments has, by the spec's generator and key fields.
+
+        Empty where a missing key field is bypassed; else that raises InputValidationError.
+        """
+        policy = given(self.definition.policies.idempotency) or Idempotency(include_session=True)
+        key = key_maker(self.definition, policy)(self._invocation(dict(args), ctx or ToolContext(), ""))
+        return key or ""
 
     def _failed(
         self, call_id: str, error: ToolExecutionError, elapsed_s: float, ctx: ToolContext, inv: Invocation | None
     ) -> ToolResult:
-        attempts = inv.attempts if inv is not None else 0
-        usage = ToolUsage(attempts=attempts, input_bytes=_size(inv.arguments) if inv is not None else 0)
-        result = failed_result(call_id, self.spec.tool_name, error, elapsed_s=elapsed_s, attempts=attempts, usage=usage)
-        logs = list(inv.logs or ()) if inv is not None else []
-        return replace(result, return_type=self.spec.return_type, return_target=self.spec.return_target, logs=logs)
+        more: dict[str, Any] = {"usage": ToolUsage()}
+        if inv is not None:
+            more = {
+                "usage": used(self.definition, self._calculator, inv, None, failed=True),
+                "attempts": inv.attempts,
+                "source": inv.source,
+                "logs": list(inv.logs or ()),
+                "warnings": inv.warnings or [],
+                "explanation": inv.explanation,
+            }
+        return failed_result(
+            call_id,
+            self.spec.tool_name,
+            error,
+            elapsed_s=elapsed_s,
+            return_type=self.spec.return_type,
+            return_target=self.spec.return_target,
+            **more,
+        )
 
 
-def _size(value: Any) -> int:
-    try:
-        return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str))
-    except (TypeError, ValueError):
-        return 0
+def _too_late() -> ToolTimeoutError:
+    error = ToolTimeoutError("the context's deadline_ts had passed before the call was taken up")
+    error.outcome = "not_run"
+    return error
 
 
 class FunctionToolExecutor(BaseToolExecutor):
@@ -163,13 +184,13 @@ class FunctionToolExecutor(BaseToolExecutor):
 
 
 class HttpToolExecutor(BaseToolExecutor):
-    """Checks the calls of an HTTP spec; in this version each one is then refused with NotSupportedError."""
+    """Sends the request of an HTTP spec; its result is {"status_code", "headers", "body"}."""
 
     spec_type = HttpToolSpec
 
 
 class DbToolExecutor(BaseToolExecutor):
-    """Checks the calls of a database spec; in this version each one is then refused with NotSupportedError."""
+    """Runs the operations of a database spec, by the strategy that DbStrategyFactory has for its driver."""
 
     spec_type = DbToolSpec
 

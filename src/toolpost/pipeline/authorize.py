@@ -12,6 +12,8 @@ from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from toolpost.pipeline.compile import Handler
 
 logger = logging.getLogger("toolpost")
@@ -25,35 +27,45 @@ def authorize(tool: ToolDefinition, services: Services, next: Handler) -> Handle
     if authorizer is None and not needed and not known_caller:
         return next
 
-    async def handler(inv: Invocation) -> Any:
+    def check(inv: Invocation) -> None:
         caller = inv.caller
         if known_caller and caller.user_id is None:
             raise UnauthorizedError(
                 "Authentication required: this tool needs a known user; make the call with a user_id"
             )
-        missing = sorted(needed - caller.scopes)
-        if missing:
+        if not needed <= caller.scopes:
+            missing = sorted(needed - caller.scopes)
             raise PermissionDeniedError(
                 f"the caller lacks the permission {', '.join(map(repr, missing))}", details={"missing": missing}
             )
-        if authorizer is not None:
-            try:
-                verdict = authorizer(tool, caller, inv.kwargs)
-                if inspect.isawaitable(verdict):
-                    if inv.blocking:
-                        getattr(verdict, "close", lambda: None)()
-                        raise TypeError("an async authorizer cannot decide a blocking call")
-                    verdict = await verdict
-            except Rejected:
-                raise
-            except Exception as exc:
-                logger.exception("authorizer failed: %s", tool.name)
-                raise PermissionDeniedError(
-                    f"the authorizer failed ({type(exc).__name__}), so the call is refused",
-                    details={"authorizer": "failed"},
-                ) from exc
-            if verdict is False:
-                raise PermissionDeniedError("the caller may not make this call", details={"authorizer": "denied"})
+
+    def by_caller(inv: Invocation) -> Awaitable[Any]:
+        if known_caller or not needed <= inv.caller.scopes:
+            check(inv)
+        return next(inv)
+
+    if authorizer is None:
+        return by_caller
+
+    async def by_hook(inv: Invocation) -> Any:
+        check(inv)
+        try:
+            verdict = authorizer(tool, inv.caller, inv.kwargs)
+            if inspect.isawaitable(verdict):
+                if inv.blocking:
+                    getattr(verdict, "close", lambda: None)()
+                    raise TypeError("an async authorizer cannot decide a blocking call")
+                verdict = await verdict
+        except Rejected:
+            raise
+        except Exception as exc:
+            logger.exception("authorizer failed: %s", tool.name)
+            raise PermissionDeniedError(
+                f"the authorizer failed ({type(exc).__name__}), so the call is refused",
+                details={"authorizer": "failed"},
+            ) from exc
+        if verdict is False:
+            raise PermissionDeniedError("the caller may not make this call", details={"authorizer": "denied"})
         return await next(inv)
 
-    return handler
+    return by_hook

@@ -1,11 +1,8 @@
-"""cache: the result of an earlier equal call, for tools that declare it."""
+"""cache: the result of an earlier equal call, for tools that declare it; what writers change becomes void."""
 
 from __future__ import annotations
 
-import datetime
-import logging
-import secrets
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,9 +10,13 @@ import orjson
 from toolpost.calls.call import ANONYMOUS
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.policies import given
-from toolpost.pipeline.encode import to_json
+from toolpost.pipeline.cache_keys import OPTIONS, SCOPES, arguments_of, has_nan, prefix_of, tagged
+from toolpost.pipeline.cache_runs import LEADING, Kept, loose
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
+from toolpost.pipeline.shared_cache import shared_cache
+from toolpost.pipeline.steps import steps
+from toolpost.pipeline.tags import voids
 from toolpost.stores.memory import copied
 
 if TYPE_CHECKING:
@@ -23,98 +24,125 @@ if TYPE_CHECKING:
 
     from toolpost.pipeline.compile import Handler
 
-logger = logging.getLogger("toolpost")
-OPTIONS = (
-    orjson.OPT_SORT_KEYS
-    | orjson.OPT_PASSTHROUGH_DATETIME
-    | orjson.OPT_PASSTHROUGH_DATACLASS
-    | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
-_TAG = secrets.token_hex(8)
+
+AHEAD = "look_ahead"
+"""The attribute of a handler by which a stage outside may have it ask the shared cache before its turn."""
 
 
 def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
-    """Answer from the cache, else run and keep the value. Errors are never kept; a ttl that breaks is logged."""
+    """Answer from the cache, else run and keep the value. A ttl that breaks is logged, and the value not kept.
+
+    Equal calls at the same time share one run: its value, or its failure where that is the tool's own. Failures are
+    kept only with negative_s.
+    """
+    next = voids(tool, services, next)
     policy = given(tool.policies.over(services.defaults).cache)
     if policy is None or not services.cache_enabled:
         return next
-    store = services.cache
-    find, touch, put, monotonic = store.entries.get, store.entries.move_to_end, store.put, services.clock.monotonic
-    dumps, output_check = orjson.dumps, tool.output_check
-    prefix = f"{tool.name}@{tool.version}:{tool.digest}:{tool.serial}"
-    scope_of, by_task = _SCOPES[policy.per], policy.per == "task"
-    ttl = policy.ttl_s
-    fixed_ttl_s = services.cache_ttl_s if ttl is None or callable(ttl) else ttl
+    kept = Kept(tool, services, policy, next)
+    return _plain(kept) if kept.plain else _full(kept)
 
-    def ttl_of(value: Any, inv: Invocation) -> float:
-        if not callable(ttl):
-            return fixed_ttl_s
-        try:
-            chosen = ttl(value, inv.kwargs)
-            return fixed_ttl_s if chosen is None else float(chosen)
-        except Exception:
-            logger.exception("ttl of %s failed; the result is not kept", tool.name)
-            return 0.0
 
-    async def miss(inv: Invocation, key: Hashable) -> Any:
-        value = await next(inv)
-        if inv.encode or output_check is not None:
-            encoded = to_json(value)  # raises for what is no result: that is never kept
-            if output_check is not None and output_check.explain(encoded) is not None:
-                return value  # validate, further out, says what is wrong with it
-        put(key, value, ttl_of(value, inv))
-        return value
+def _plain(kept: Kept) -> Handler:
+    """For entries that are fresh or not there: the least that a hit can cost."""
+    store, next, miss = kept.store, kept.next, kept.miss
+    find, touch, monotonic = store.entries.get, store.entries.move_to_end, kept.clock.monotonic
+    dumps, prefix = orjson.dumps, prefix_of(kept.tool)
+    scope_of, by_task, by_user = SCOPES[kept.policy.per], kept.policy.per == "task", kept.policy.per == "user"
 
     def handler(inv: Invocation) -> Awaitable[Any]:
+        # What arguments_of does, without the call.
         try:
-            arguments = dumps(inv.arguments, _tagged, OPTIONS)
+            arguments = dumps(inv.arguments, tagged, OPTIONS)
         except (TypeError, ValueError):
             return next(inv)  # no canonical form (not JSON, a number too large), so no key
-        if b"null" in arguments and _has_nan(inv.arguments):
+        if arguments.find(b"null") >= 0 and has_nan(inv.arguments):
             return next(inv)
         if by_task and inv.task_id is None and inv.caller is ANONYMOUS:
             key: Hashable = (prefix, arguments)
+        elif by_user:
+            caller = inv.caller
+            key = (prefix, caller.tenant, caller.user_id, arguments)
         else:
             key = (prefix, scope_of(inv), arguments)
         entry = find(key)
         if entry is None or entry[0] <= monotonic():
-            return miss(inv, key)
+            return miss(inv, key) if entry is not None else run(inv, key)
         # What store.get does, without the call: it would be a tenth of a hit.
         try:  # noqa: SIM105
             touch(key)
         except KeyError:
             pass  # another thread evicted it meanwhile
-        inv.source = "cache"
+        inv.source = "cache"  # which explains itself: a note would cost each hit the question whether to make one
         inv.value = entry[2] if entry[1] else copied(entry[2])
         return inv
 
-    return handler
+    leading, set_leading = LEADING.get, LEADING.set
+    leaders, lean, keep, key_bytes = kept.leads.leaders, kept.lean, kept.keep, kept.prefix_bytes
+
+    def run(inv: Invocation, key: Any) -> Awaitable[Any]:
+        """What kept.miss does where nobody makes an equal call; only who suspends pays for a coroutine."""
+        clears = store.clears
+        air = (key, clears) if clears else key  # who asks after a clear must not be given what was begun before
+        if leaders.setdefault(air, inv) is not inv:
+            return miss(inv, key)
+        if inv.explain is not None:
+            inv.note("cache", "miss")
+        before = leading()
+        set_leading((inv, before))
+        begun = None if lean and not inv.encode else kept.begun(clears)
+        outcome: Any = None
+        try:
+            work = next(inv)
+            if work is inv:
+                if begun is None and clears == store.clears:
+                    outcome = keep(key, inv.value, key_bytes + len(key[-1]))
+                    if outcome is None and inv.joined is not None:
+                        outcome = loose(inv.value)
+                else:
+                    outcome = kept.kept(inv, key, clears, begun, inv.value)
+        except BaseException as raised:
+            kept.over(inv, key, air, before, begun or kept.begun(clears), raised)
+            raise
+        if work is not inv:
+            return kept.flown(work, inv, key, air, before, clears, begun)
+        leaders.pop(air, None)
+        if inv.joined is not None:
+            kept.leads.end(air, inv, outcome)
+        set_leading(before)
+        return inv
+
+    return steps(handler)
 
 
-def _of_task(inv: Invocation) -> Hashable:
-    caller = inv.caller
-    return (caller.tenant, caller.user_id, inv.task_id)
+def _full(kept: Kept) -> Handler:
+    """For entries that may be stale, void, failures, or in a shared store."""
+    next, prefix, scope_of = kept.next, prefix_of(kept.tool), SCOPES[kept.policy.per]
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        arguments = arguments_of(inv)
+        if arguments is None:
+            if inv.explain is not None:
+                inv.note("cache", "skipped", why="the arguments have no canonical form")
+            return next(inv)
+        key = (prefix, scope_of(inv), arguments)
+        entry = kept.found(key)
+        if entry is None:
+            return kept.miss(inv, key)
+        inv.value = kept.give(inv, key, entry)
+        return inv
+
+    if kept.shared_key is not None:
+        handler.__dict__[AHEAD] = kept.look_ahead
+    return steps(handler)
 
 
-_SCOPES: dict[str, Callable[[Invocation], Hashable]] = {
-    "task": _of_task,
-    "user": lambda inv: (inv.caller.tenant, inv.caller.user_id),
-    "tenant": lambda inv: inv.caller.tenant,
-    "global": lambda inv: None,
-}
+def clear_cache(services: Services, tool: str | None = None) -> int:
+    """Forget every kept result, or one tool's, here and in the shared cache; about how many there were.
 
-
-def _tagged(value: Any) -> Any:
-    """A date or time in a form that no text or list can have: the key must not take one for the other."""
-    if isinstance(value, (datetime.date, datetime.time)):
-        return {_TAG: [type(value).__name__, value.isoformat()]}
-    raise TypeError(f"{type(value).__name__} has no canonical form")
-
-
-def _has_nan(value: Any) -> bool:
-    """Whether a float without JSON form is in it: orjson writes those as null, which must not be taken for None."""
-    if isinstance(value, float):
-        return value != value or value in (float("inf"), float("-inf"))
-    if isinstance(value, dict):
-        return any(_has_nan(v) for v in value.values())
-    return isinstance(value, (list, tuple)) and any(_has_nan(v) for v in value)
+    Blocks for a moment where there is a shared cache. One that is out of reach is cleared before it is next asked.
+    """
+    here = services.cache.clear("" if tool is None else f"{tool}@")
+    shared = shared_cache(services)
+    there = shared.clear(tool) if shared is not None else None
+    return here if there is None else max(here, there)

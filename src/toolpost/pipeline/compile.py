@@ -7,9 +7,13 @@ from typing import Any
 
 from toolpost.calls.definition import ToolDefinition
 from toolpost.pipeline.authorize import authorize
+from toolpost.pipeline.breaker import breaker
 from toolpost.pipeline.cache import cache
+from toolpost.pipeline.explain import explained
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.limit import limit
+from toolpost.pipeline.once import once
+from toolpost.pipeline.retry import retry
 from toolpost.pipeline.screen import screen
 from toolpost.pipeline.services import Services
 from toolpost.pipeline.settle import settle
@@ -21,13 +25,33 @@ from toolpost.runners import runner_for
 Handler = Callable[[Invocation], Awaitable[Any]]
 Stage = Callable[[ToolDefinition, Services, Handler], Handler]
 
-ORDER: tuple[Stage, ...] = (settle, trace, validate, screen, authorize, limit, cache, timeout)
-"""Outermost first. settle sees every outcome; nobody unauthorised meets the cache; a hit still spends a token."""
+ORDER: tuple[Stage, ...] = (
+    settle,
+    trace,
+    validate,
+    screen,
+    authorize,
+    limit,
+    once,
+    cache,
+    breaker,
+    retry,
+    timeout,
+)
+"""Outermost first. settle sees every outcome; nobody unauthorised is given a stored result; a replay or a hit still
+spends a token; a breaker counts what retries could not mend; each attempt has the limit of one attempt."""
 
 
-def compile(tool: ToolDefinition, services: Services, order: tuple[Stage, ...] = ORDER) -> Handler:
-    """The handler of a tool. A stage with nothing to do for it returns the next one and so is not in the chain."""
+def compile(
+    tool: ToolDefinition, services: Services, order: tuple[Stage, ...] = ORDER, *, explain: bool = False
+) -> Handler:
+    """The handler of a tool. A stage with nothing to do for it returns the next one and so is not in the chain.
+
+    explain makes the chain that tells what each stage decided; it shares all state with the plain one.
+    """
     handler: Handler = runner_for(tool, services.resources)
+    if explain:
+        return explained(tool, services, order, handler)
     for stage in reversed(order):
         handler = stage(tool, services, handler)
     return handler

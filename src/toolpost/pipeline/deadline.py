@@ -121,7 +121,7 @@ def timed_out(limit_s: float, inv: Invocation) -> ToolTimeoutError:
         "not_run": "the body never started",
         "ran": "the body ended too late",
     }[outcome]
-    error = ToolTimeoutError(f"timed out after {limit_s:g} s; {said}")
+    error = ToolTimeoutError(f"timed out after {max(0.0, limit_s):g} s; {said}")
     error.outcome = outcome
     return error
 

@@ -1,14 +1,19 @@
-"""limit: no more calls than the policy allows; one caller's excess never stops another."""
+"""limit: no more calls than the policies allow; one caller's excess never stops another."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.call import Caller
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import ConfigurationError, RateLimitError
-from toolpost.calls.policies import RateLimit, given
+from toolpost.calls.errors import ConfigurationError, RateLimitError, StoreUnavailableError
+from toolpost.calls.policies import RateLimit, Unset
+from toolpost.pipeline.answers import ASIDE_S, answered
+from toolpost.pipeline.cache_keys import digest_of
+from toolpost.pipeline.holding import key_by, keyed, with_all_places
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.stores.memory import TokenBuckets
@@ -18,43 +23,167 @@ if TYPE_CHECKING:
 
     from toolpost.pipeline.compile import Handler
 
+logger = logging.getLogger("toolpost")
+KeyParts = Callable[[Invocation], "tuple[str | None, ...] | None"]
+
 
 def limit(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
-    """Take a token or refuse with RateLimitError. The tool's own policy and the executor's hold both."""
-    own = given(tool.policies.rate_limit)
-    general = None if tool.policies.rate_limit is None else given(services.defaults.rate_limit)
-    rules = [(f"tool:{tool.name}", own)] if own else []
-    rules += [("all", general)] if general else []
-    if not rules:
-        return next
-    buckets = services.buckets
+    """Rates first, then places, then the resource for itself alone; a call that finds no place has spent its token.
 
-    def handler(inv: Invocation) -> Awaitable[Any]:
-        wanted = [
-            ((scope, _key(policy, inv.caller, tool.name)), policy.calls / policy.per_s, float(policy.calls))
-            for scope, policy in rules
-        ]
-        wait_s, refused = buckets.take_all(wanted)
-        if refused is not None:
-            raise exceeded(rules[refused][1], inv.caller, tool.name, wait_s)
+    The tool's own rates and the executor's general one hold together: a token is taken from each bucket or from none.
+    """
+    handler = with_all_places(tool, services, next)
+    rules = _rules(tool, services)
+    if not rules:
+        return handler
+    if services.state.local:
+        return _with_tokens(tool, services, rules, handler)
+    return _with_shared_tokens(tool, services, rules, handler)
+
+
+def _listed(policy: Any) -> tuple[Any, ...]:
+    if policy is None or isinstance(policy, Unset):
+        return ()
+    return tuple(policy) if isinstance(policy, (tuple, list)) else (policy,)
+
+
+Rule = tuple[tuple[str, ...], KeyParts, RateLimit]
+"""What a bucket's key begins with, what it goes on with, and the policy."""
+
+
+def _rules(tool: ToolDefinition, services: Services) -> list[Rule]:
+    rules: list[Rule] = []
+    for index, policy in enumerate(_listed(tool.policies.rate_limit)):
+        scope: tuple[str, ...] = ("tool", tool.name, str(index))
+        if policy.by == "global":  # one bucket for all tools that declare the same
+            scope = ("global", repr(policy.calls), repr(policy.per_s), repr(policy.burst))
+        rules.append((scope, _parts(policy, tool), policy))
+    if tool.policies.rate_limit is not None:
+        for index, policy in enumerate(_listed(services.defaults.rate_limit)):
+            rules.append((("all", str(index)), _parts(policy, tool), policy))
+    return rules
+
+
+def _parts(policy: RateLimit, tool: ToolDefinition) -> KeyParts:
+    by = policy.by
+    if callable(by):
+        return keyed(by, tool, "the rate limit's key")
+    return key_by(by, tool)
+
+
+def _with_tokens(tool: ToolDefinition, services: Services, rules: list[Rule], next: Handler) -> Handler:
+    """Buckets in this process."""
+    buckets, name = services.buckets, tool.name
+    made = [  # scopes as text, whose hash is made once
+        (repr(scope), parts, policy, policy.calls / policy.per_s, float(policy.burst or policy.calls))
+        for scope, parts, policy in rules
+    ]
+    if len(made) == 1:
+        scope, parts, policy, rate, burst = made[0]
+        take = buckets.taker(rate, burst)
+
+        def by_user(inv: Invocation) -> Awaitable[Any]:
+            caller = inv.caller
+            wait_s = take((scope, caller.tenant, caller.user_id))
+            if wait_s:
+                raise exceeded(policy, caller, name, wait_s)
+            if inv.explain is not None:
+                inv.note("limit", "granted")
+            return next(inv)
+
+        def one(inv: Invocation) -> Awaitable[Any]:
+            key = parts(inv)
+            if key is not None:
+                wait_s = take((scope, *key))
+                if wait_s:
+                    raise exceeded(policy, inv.caller, name, wait_s)
+                if inv.explain is not None:
+                    inv.note("limit", "granted")
+            return next(inv)
+
+        return by_user if policy.by == "user" else one
+
+    def several(inv: Invocation) -> Awaitable[Any]:
+        wanted, asked = [], []
+        for scope, parts, policy, rate, burst in made:
+            key = parts(inv)
+            if key is not None:
+                wanted.append(((scope, *key), rate, burst))
+                asked.append(policy)
+        if wanted:
+            wait_s, refused = buckets.take_all(wanted)
+            if refused is not None:
+                raise exceeded(asked[refused], inv.caller, name, wait_s)
+            if inv.explain is not None:
+                inv.note("limit", "granted")
         return next(inv)
+
+    return several
+
+
+def _with_shared_tokens(tool: ToolDefinition, services: Services, rules: list[Rule], next: Handler) -> Handler:
+    """Buckets in a store that many processes share: one round trip for all of them."""
+    state, clock, outage = services.state, services.clock, services.the("limit_outage", Outage)
+    patience_s = ASIDE_S if all(policy.when_down == "allow" for _, _, policy in rules) else None
+
+    async def handler(inv: Invocation) -> Any:
+        wanted: list[tuple[str, float, float]] = []
+        asked: list[RateLimit] = []
+        for scope, parts, policy in rules:
+            key = parts(inv)
+            if key is not None:
+                name = f"rate:{digest_of(*scope, *key)[:40]}"
+                wanted.append((name, policy.calls / policy.per_s, float(policy.burst or policy.calls)))
+                asked.append(policy)
+        if wanted:
+            try:
+                wait_s, refused = await answered(state.take(wanted), inv, clock, patience_s)
+            except StoreUnavailableError as error:
+                outage.began(error)
+                if any(policy.when_down == "refuse" for policy in asked):
+                    raise
+                if inv.explain is not None:
+                    inv.note("limit", "allowed", why="the store is out of reach")
+            else:
+                outage.ended()
+                if refused >= 0:
+                    raise exceeded(asked[refused], inv.caller, tool.name, wait_s)
+                if inv.explain is not None:
+                    inv.note("limit", "granted")
+        return await next(inv)
 
     return handler
 
 
-def _key(policy: RateLimit, caller: Caller, tool: str) -> tuple[str | None, ...]:
-    if policy.by == "user":
-        return (caller.tenant, caller.user_id)
-    if policy.by == "tenant":
-        return (caller.tenant,)
-    return (tool,) if policy.by == "tool" else ()
+class Outage:
+    """Tells once that the store of the limits cannot be reached, and once that it can again."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def began(self, error: StoreUnavailableError) -> None:
+        """The store failed."""
+        if not self.now:
+            self.now = True
+            logger.warning("limits cannot be kept, calls are refused unless their policies allow: %s", error.message)
+
+    def ended(self) -> None:
+        """The store answered."""
+        if self.now:
+            self.now = False
+            logger.info("limits are kept again")
 
 
 def exceeded(policy: RateLimit, caller: Caller, tool: str, wait_s: float) -> RateLimitError:
     """The refusal, saying whose limit it is and when the next call is granted."""
-    whose = {"user": f"user {caller.user_id or 'anonymous'!r}", "tool": f"tool {tool!r}"}.get(
-        policy.by, f"tenant {caller.tenant!r}" if policy.by == "tenant" else "all callers"
-    )
+    whose = {
+        "user": f"user {caller.user_id or 'anonymous'!r}",
+        "tool": f"tool {tool!r}",
+        "tenant": f"tenant {caller.tenant!r}",
+        "global": "all callers",
+    }.get(policy.by if isinstance(policy.by, str) else "", "its key")
     per = "minute" if policy.per_s == 60 else f"{policy.per_s:g} s"
     return RateLimitError(
         f"Rate limit exceeded. Too many tool calls per {per}: {policy.calls} for {whose}; retry in {wait_s:.1f} s",

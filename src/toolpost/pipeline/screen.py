@@ -35,6 +35,22 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     if not screens and extras is None:
         return next
 
+    def declared_only(inv: Invocation) -> Awaitable[Any]:
+        arguments = inv.arguments
+        for name, check in checks:
+            value = arguments.get(name)
+            if value is not None:
+                if value.__class__ is not str and isinstance(value, (set, frozenset, deque)):
+                    value = list(value)
+                finding = check(value)
+                if finding is not None:
+                    raise refusal(name, finding)
+        return next(inv)
+
+    if extras is None:
+        checks = tuple((name, judge.check) for name, judge in screens.items())
+        return declared_only
+
     def handler(inv: Invocation) -> Awaitable[Any]:
         arguments = inv.arguments
         for name, value in arguments.items():
@@ -43,7 +59,7 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             judge = screens.get(name)
             if judge is not None:
                 finding = judge.check(value)
-            elif extras is not None and name not in declared:
+            elif name not in declared:
                 finding = extras.check(value)
             else:
                 continue

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from toolpost.calls.call import Caller
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.events import Observer
-from toolpost.calls.policies import Policies
+from toolpost.calls.policies import Policies, UsageCalculator
 from toolpost.pipeline.invocation import Invocation
 from toolpost.runners.resources import Resources
+from toolpost.stores import Blobs, Records, State
 from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.telemetry.collector import MetricsCollector
 from toolpost.telemetry.logs import CallLog
 from toolpost.telemetry.metrics import ExecutorMetrics
 
+T = TypeVar("T")
 Authorizer = Callable[[ToolDefinition, Caller, Mapping[str, Any]], "bool | Awaitable[bool | None] | None"]
 """Says whether a caller may make a call: False or an exception refuses, True or None lets it pass."""
 
@@ -51,9 +54,28 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     cache_enabled: bool = True
     cache_ttl_s: float = 3600.0
+    cache_max_bytes: int = 64 * 1024 * 1024
+    cache_front_ttl_s: float = 1.0
+    shared_cache: State | None = None
+    retry_attempts: int = 3
+    retry_backoff_s: float = 1.0
+    lock_of: Callable[[str], threading.Lock] | None = None
+    usage: UsageCalculator | None = None
     cancel_grace_s: float = 1.0
     screening: bool = True
     security_level: str = "medium"
     rules: tuple[Any, ...] = ()
     authorizer: Authorizer | None = None
     tracer: Tracer | None = None
+    state: State
+    records: Records
+    blobs: Blobs
+    owner: str = ""
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    def the(self, name: str, make: Callable[[], T]) -> T:
+        """What the stages of one executor share under a name, made when first asked for; kept over new settings."""
+        found = self.shared.get(name)
+        if found is None:
+            found = self.shared.setdefault(name, make())
+        return found  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     """The outer end of every chain. Raises ToolExecutionError and its kinds, or lets a real cancellation through."""
     stopwatch = services.clock.stopwatch
     stats = services.metrics.tool(tool.name)
-    runs, hits, collector = stats.runs, stats.hits, services.collector
+    runs, hits, replays, collector = stats.runs, stats.hits, stats.replays, services.collector
     rows = collector.rows if collector is not None else []
     counted, trim_at = collector is not None, collector.trim_at if collector is not None else 1
     now, writes_successes, is_enabled = (
@@ -84,7 +84,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             elif value.__class__ not in PLAIN:
                 check_shape(value)
         except BaseException as raised:
-            error = _translated(raised, tool, inv, limit_s)
+            error = translated(raised, tool, inv, limit_s)
             elapsed_s = stopwatch() - started
             rejected = isinstance(error, Rejected)
             stats.record(elapsed_s, error.code, rejected, False)
@@ -96,7 +96,8 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             raise error from error.__cause__ or (None if isinstance(raised, ToolExecutionError) else raised)
         elapsed_s = stopwatch() - started
         # What stats.record and collector.note do, without the calls: they would be a sixth of the whole call.
-        pending = runs if inv.source == "run" else hits
+        source = inv.source
+        pending = runs if source == "run" else hits if source == "cache" else replays
         pending.append(elapsed_s)
         if counted:
             rows.append((now(), name, True, elapsed_s * 1000.0, inv.caller.user_id, None))
@@ -132,7 +133,7 @@ def _task_is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _translated(
+def translated(
     raised: BaseException, tool: ToolDefinition, inv: Invocation, limit_s: float | None
 ) -> ToolExecutionError:
     """The typed error for anything a stage, a runner or a body may raise."""

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.policies import given
-from toolpost.pipeline.deadline import within
+from toolpost.pipeline.deadline import Late
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
+from toolpost.pipeline.steps import stepped, steps
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from toolpost.pipeline.compile import Handler
 
 
@@ -21,16 +24,34 @@ def timeout(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         return next
     attempt_s, stopwatch = policy.attempt_s, services.clock.stopwatch
 
-    async def handler(inv: Invocation) -> Any:
-        if inv.blocking:
-            total = inv.limit_s
-            spent = stopwatch() - inv.started
-            inv.limit_s = spent + attempt_s if total is None else min(total, spent + attempt_s)
-            try:
-                return await next(inv)
-            finally:
-                inv.limit_s = total
-        work = next(inv)
-        return inv.value if work is inv else await within(work, attempt_s, services, inv)
+    at_once = stepped(next)
 
-    return handler
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        if inv.blocking:
+            return blocking(inv)
+        work = next(inv)
+        if work is inv:
+            return inv
+        coro: Any = work
+        try:
+            parked = coro.send(None)
+        except StopIteration as done:
+            inv.value = done.value
+            return inv
+        except GeneratorExit as raised:
+            raise RuntimeError("the body raised GeneratorExit") from raised
+        return within(coro, parked, inv)
+
+    async def within(coro: Any, parked: Any, inv: Invocation) -> Any:
+        return await Late(coro, parked, attempt_s, services, inv)
+
+    def blocking(inv: Invocation) -> Awaitable[Any]:
+        total = inv.limit_s
+        spent = stopwatch() - inv.started
+        inv.limit_s = spent + attempt_s if total is None else min(total, spent + attempt_s)
+        try:
+            return at_once(inv)
+        finally:
+            inv.limit_s = total
+
+    return steps(handler)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from toolpost.calls.definition import ToolDefinition
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
+from toolpost.pipeline.steps import stepped, steps
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from toolpost.pipeline.compile import Handler
 
 logger = logging.getLogger("toolpost")
@@ -21,23 +24,45 @@ def trace(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     if tracer is None:
         return next
 
-    async def handler(inv: Invocation) -> Any:
+    next = stepped(next)
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
         try:
             span = tracer(tool, inv)
             span.__enter__()
         except Exception:
             logger.exception("tracer failed: %s", tool.name)
-            return await next(inv)
+            return next(inv)
+        try:
+            work = next(inv)
+        except BaseException as raised:
+            ended(span, raised)
+            raise
+        if work is inv:
+            try:
+                span.__exit__(None, None, None)
+            except Exception:
+                logger.exception("tracer failed: %s", tool.name)
+            return inv
+        return watched(work, span)
+
+    async def watched(work: Awaitable[Any], span: Any) -> Any:
         error: BaseException | None = None
         try:
-            return await next(inv)
+            return await work
         except BaseException as raised:
             error = raised
             raise
         finally:
-            try:
-                span.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-            except Exception:
-                logger.exception("tracer failed: %s", tool.name)
+            ended(span, error)
 
-    return handler
+    def ended(span: Any, error: BaseException | None) -> None:
+        try:
+            if error is None:
+                span.__exit__(None, None, None)
+            else:
+                span.__exit__(type(error), error, error.__traceback__)
+        except Exception:
+            logger.exception("tracer failed: %s", tool.name)
+
+    return steps(handler)

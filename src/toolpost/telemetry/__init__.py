@@ -10,6 +10,7 @@ from toolpost.telemetry.usage import (
     Price,
     TokenUsageCalculator,
     safely,
+    usage_of,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "UsageCalculator",
     "get_metrics_collector",
     "safely",
+    "usage_of",
 ]

@@ -48,7 +48,7 @@ def _middle(bucket: int) -> float:
 class Totals:
     """What became of a number of calls: a plain value without a lock, which can be added to another.
 
-    requests counts every call taken up, cache hits and refusals included; failures every call that gave no
+    requests counts every call taken up, cache hits, replays and refusals included; failures every call that gave no
     value, refused ones (rejected) included. Durations are in seconds; min_s and max_s are 0.0 when there was
     no call. errors maps an error code to how often it came.
     """
@@ -61,6 +61,7 @@ class Totals:
         "errors",
         "failures",
         "rejected",
+        "replays",
         "requests",
         "total_s",
     )
@@ -70,6 +71,7 @@ class Totals:
         self.failures = 0
         self.rejected = 0
         self.cache_hits = 0
+        self.replays = 0
         self.total_s = 0.0
         self.errors: dict[str, int] = {}
         self._lowest_s = math.inf
@@ -95,6 +97,7 @@ class Totals:
         self.failures += other.failures
         self.rejected += other.rejected
         self.cache_hits += other.cache_hits
+        self.replays += other.replays
         self.total_s += other.total_s
         self._lowest_s = min(self._lowest_s, other._lowest_s)
         self._highest_s = max(self._highest_s, other._highest_s)
@@ -151,6 +154,7 @@ class Totals:
             "requests": requests,
             "failures": self.failures,
             "cache_hits": self.cache_hits,
+            "replays": self.replays,
             "avg_processing_time": self.average_s,
             "successes": successes,
             "rejected": self.rejected,
@@ -172,7 +176,7 @@ class ToolStats:
     list is folded into the totals under a lock. A lock on every call costs more than all the rest of record.
     """
 
-    __slots__ = ("_failed", "_lock", "_totals", "hits", "operation", "runs", "tool")
+    __slots__ = ("_failed", "_lock", "_totals", "hits", "operation", "replays", "runs", "tool")
 
     def __init__(self, tool: str = "", operation: str | None = None) -> None:
         self.tool = tool
@@ -182,6 +186,8 @@ class ToolStats:
         """Durations of calls that ran well and are not folded yet; the engine appends here itself, then calls tend."""
         self.hits: list[float] = []
         """The same of calls that a cache answered."""
+        self.replays: list[float] = []
+        """The same of calls that were given the result of an earlier one with their idempotency key."""
         self._failed: list[tuple[float, str | None, bool, bool]] = []
         self._totals = Totals()
 
@@ -257,11 +263,12 @@ class ToolStats:
 
     def _fold(self) -> None:
         """Move what is pending into the totals; the lock is held."""
-        hits, failed = _drain(self.hits), _drain(self._failed)
+        hits, replays, failed = _drain(self.hits), _drain(self.replays), _drain(self._failed)
         durations = _drain(self.runs)
         totals = self._totals
         totals.cache_hits += len(hits)
-        durations += hits
+        totals.replays += len(replays)
+        durations += hits + replays
         for elapsed_s, code, rejected, cached in failed:
             durations.append(elapsed_s)
             totals.rejected += rejected

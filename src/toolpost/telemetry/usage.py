@@ -128,6 +128,31 @@ class _SafeCalculator:
             return ToolUsage(**{name: value for name, value in flags.items() if name in _FLAGS})
 
 
+def usage_of(
+    calculator: UsageCalculator | None, args: Mapping[str, Any], result: Any, *, tool: str, failed: bool, **flags: Any
+) -> ToolUsage:
+    """What a call used, by a calculator made safe, or (None) its bytes alone. A call that failed sent nothing out."""
+    if calculator is None:
+        attempts = flags["attempts"]
+        return ToolUsage(
+            input_bytes=_size(args),
+            output_bytes=0 if failed else _size(result),
+            retries=attempts - 1 if attempts > 1 else 0,
+            **flags,
+        )
+    if not failed:
+        return calculator.calculate(args, result, tool=tool, **flags)
+    return replace(calculator.calculate(args, "", tool=tool, tokens_out=0, **flags), output_bytes=0)
+
+
+def _size(value: Any) -> int:
+    """Bytes of the JSON text, 0 for what has none."""
+    try:
+        return len(_json(value))
+    except (TypeError, ValueError, RecursionError):
+        return 0
+
+
 def safely(calculator: UsageCalculator) -> UsageCalculator:
     """The same calculator; when it raises, or returns no ToolUsage, the usage holds the flags alone.
 

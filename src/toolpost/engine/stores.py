@@ -1,0 +1,75 @@
+"""Stores: the state, records and blobs of one executor, opened by URL and closed with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolpost.calls.clock import Clock
+from toolpost.engine.settings import ExecutorConfig, redis_of
+from toolpost.stores import Blobs, Records, State, open_blobs, open_records, open_state
+
+
+class Stores:
+    """What an executor's settings name, or was given. A store connects when it is first asked for something.
+
+    A store that was given stays whatever the settings say, and is its giver's to close. One that a changed setting put
+    another in the place of is closed with the executor, as calls that began before may still have something to say.
+    """
+
+    state: State
+    records: Records
+    blobs: Blobs
+    shared_cache: State | None
+
+    def __init__(self, config: ExecutorConfig, clock: Clock, **given: Any) -> None:
+        self._clock = clock
+        self._urls: dict[str, Any] = {}
+        self._earlier: list[Any] = []
+        self._given = {name: store for name, store in given.items() if store is not None}
+        self.shared_cache = None
+        vars(self).update(self._given)
+        self.follow(config)
+
+    def follow(self, config: ExecutorConfig) -> list[str]:
+        """Open anew what another setting names now; the names of the stores that are others than before."""
+        clock, before = self._clock, dict(vars(self))
+        self._set(
+            "state", (_url(config.state_url), config.state_prefix), lambda u: open_state(u[0], clock=clock, prefix=u[1])
+        )
+        self._set("records", _url(config.records_url), lambda u: open_records(u, clock=clock))
+        self._set("blobs", _url(config.blobs_url), lambda u: open_blobs(u, clock=clock))
+        shared = redis_of(config) if config.cache_backend == "redis" else None
+        # A cache in the same server goes over the same connection: what is asked of both at once is one round trip.
+        beside = getattr(self.state, "beside", None) if shared == _url(config.state_url) else None
+        self._set(
+            "shared_cache",
+            (shared, config.cache_prefix, beside and self._urls.get("state")),
+            lambda u: (
+                None
+                if u[0] is None
+                else beside(u[1])
+                if beside is not None
+                else open_state(u[0], clock=clock, prefix=u[1])
+            ),
+        )
+        return [name for name in self._urls if before.get(name) is not getattr(self, name)]
+
+    def _set(self, name: str, url: Any, opened: Any) -> None:
+        if name in self._given or (name in self._urls and self._urls[name] == url):
+            return
+        store = opened(url)  # first, so that a mistake in a new URL leaves the old store in place
+        before = getattr(self, name, None)
+        setattr(self, name, store)
+        self._urls[name] = url
+        if before is not None:
+            self._earlier.append(before)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        for store in [*self._earlier, *(getattr(self, name) for name in self._urls)]:
+            if store is not None:
+                store.close()
+
+
+def _url(setting: Any) -> str:
+    return "memory://" if setting is None else setting.get_secret_value()
