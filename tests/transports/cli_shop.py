@@ -59,7 +59,8 @@ async def told(ctx: ToolContext) -> dict[str, Any]:
     print("printed by the tool")
     ctx.progress(1, 4, "first quarter")
     ctx.log("half way", share=0.5)
-    return {"user": ctx.user_id, "task": ctx.task_id, "has_deadline": ctx.remaining_s() is not None}
+    said = {"user": ctx.user_id, "task": ctx.task_id, "has_deadline": ctx.remaining_s() is not None}
+    return said if ctx.idempotency_key is None else {**said, "idempotency_key": ctx.idempotency_key}
 
 
 @Tool(register=False)

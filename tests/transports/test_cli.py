@@ -233,7 +233,10 @@ def test_config_changed_shows_only_what_is_not_default_and_no_secret() -> None:
     [
         (["cal"], "there is no command 'cal'; did you mean 'call'?"),
         (["tools", "lsit"], "there is no command 'lsit'; did you mean 'list'?"),
-        (["xyzzy"], "there is no command 'xyzzy'; there are call, config, doctor, run, tools"),
+        (
+            ["xyzzy"],
+            "there is no command 'xyzzy'; there are call, circuits, claims, config, doctor, migrate, run, tools",
+        ),
         (["call", "add", "--usr", "x"], "--user"),
         (["config", "--chagned"], "--changed"),
         (["tools", "show", "ad"], "did you mean 'add'?"),
@@ -241,7 +244,7 @@ def test_config_changed_shows_only_what_is_not_default_and_no_secret() -> None:
         (["config", "--set", "cache_size=x"], "cache_size must be a whole number, 1 or more, got 'x' (--set)"),
         (["config", "--set", "cache_size"], "write name=value"),
         (["config", "--config", "none.toml"], "none.toml"),
-        (["tools", "list", "--set", "cache_backend=redis"], "later release"),
+        (["tools", "list", "--set", "cache_backend=redis"], "no Redis is named"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_the_way_out(arguments: list[str], said: str) -> None:

@@ -48,7 +48,7 @@ def test_the_packages_checked_are_those_toolpost_depends_on() -> None:
     ("arguments", "check", "said"),
     [
         (["--set", "cache_size=x"], "configuration", "cache_size must be a whole number"),
-        (["--set", "cache_backend=redis"], "configuration", "later release"),
+        (["--set", "cache_backend=redis"], "configuration", "no Redis is named"),
         (["--set", "sandbox_root=/proc/nowhere"], "sandbox_root", "cannot be written"),
         (["--set", "allowed_directories=/nowhere/at/all"], "allowed directory", "does not exist"),
         (["--set", "allowed_directories=/etc/passwd"], "allowed directory", "is no directory"),

@@ -108,7 +108,7 @@ def test_the_summary_counts_by_tool_and_by_error(calls: Path, results: Path) -> 
 def test_the_summary_is_a_table_for_people(calls: Path, results: Path) -> None:
     shown = invoke("run", f"{calls}", "-o", f"{results}").stdout
 
-    assert re.search(r"^tool +calls +ok +rejected +failed +cache hits +p50 +p95$", shown, re.MULTILINE)
+    assert re.search(r"^tool +calls +ok +rejected +failed +cache hits +replays +p50 +p95$", shown, re.MULTILINE)
     assert re.search(r"^Text.Shout +3 +3 +0 +0 +0 ", shown, re.MULTILINE)
     assert re.search(r"^all +12 +6 +5 +1 +0 ", shown, re.MULTILINE)
     assert re.search(r"^NOT_FOUND +1$", shown, re.MULTILINE)

@@ -18,10 +18,12 @@ from toolpost.transports.cli_show import (
     say,
     to_json,
     watching,
+    write_explanation,
     write_json,
     write_table,
     write_value,
 )
+from toolpost.transports.cli_stores import circuits, claims, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +177,8 @@ def show(setup: Setup, name: str, format: Format | None, strict: bool) -> None:
 @click.option("--task", help="The task to which the call belongs.")
 @click.option("--scope", "scopes", multiple=True, help="A permission the caller has; repeatable.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds the call may take.")
+@click.option("--idempotency-key", help="Calls with one key run once, where the tool keeps to keys.")
+@click.option("--explain", is_flag=True, help="Tell on stderr what each stage decided, why, and how long it took.")
 @pass_setup
 def call(
     setup: Setup,
@@ -185,6 +189,8 @@ def call(
     task: str | None,
     scopes: tuple[str, ...],
     deadline: float | None,
+    idempotency_key: str | None,
+    explain: bool,
 ) -> int:
     """Call a tool and print what it gives.
 
@@ -197,10 +203,14 @@ def call(
     if "-" in pairs:
         arguments, pairs = "-", tuple(pair for pair in pairs if pair != "-")
     fields = {"user_id": user, "task_id": task, "scopes": frozenset(scopes), "deadline_s": deadline}
+    fields["idempotency_key"] = idempotency_key
     with watching(sys.stderr) as observer:
-        result = _call(setup, name, arguments, pairs, fields, observer)
+        result = _call(setup, name, arguments, pairs, fields, observer, explain)
+    if explain and not setup.json:
+        write_explanation(result.explanation or [], sys.stderr)
     if setup.json:
-        write_json(result.to_dict(), setup.out)
+        told = {"explanation": result.explanation} if explain else {}
+        write_json(result.to_dict() | told, setup.out)
     elif result.success:
         write_value(result.content, setup.out)
     else:
@@ -227,8 +237,8 @@ def config(setup: Setup, changed: bool) -> None:
     write_table(("setting", "value", "set by"), rows, setup.out)
 
 
-main.add_command(run)
-main.add_command(doctor)
+for command in (run, doctor, migrate, claims, circuits):
+    main.add_command(command)
 
 
 def _write_tools(setup: Setup, definitions: list[ToolDefinition], format: Format | None, strict: bool) -> None:
@@ -294,6 +304,7 @@ def _call(
     pairs: tuple[str, ...],
     fields: dict[str, Any],
     observer: Callable[[Event], None],
+    explain: bool,
 ) -> ToolResult:
     import asyncio
 
@@ -314,11 +325,11 @@ def _call(
             raise click.UsageError(str(exc)) from exc
         except ToolExecutionError as exc:
             return failed_result(new_id(), name, exc)
-        return asyncio.run(_awaited(executor, create_tool_call(name, given, **fields)))
+        return asyncio.run(_awaited(executor, create_tool_call(name, given, **fields), explain))
 
 
-async def _awaited(executor: ToolExecutor, tool_call: ToolCall) -> ToolResult:
-    result = await executor.execute_tool_call(tool_call)
+async def _awaited(executor: ToolExecutor, tool_call: ToolCall, explain: bool) -> ToolResult:
+    result = await executor.execute_tool_call(tool_call, explain=explain)
     if result.failure is not None and result.failure.code == "cancelled":
         raise KeyboardInterrupt  # nobody else cancels this call
     return result

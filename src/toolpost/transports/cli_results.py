@@ -36,6 +36,7 @@ class Tally:
     rejected: int = 0
     failed: int = 0
     cache_hits: int = 0
+    replays: int = 0
     times: Counter[int] = field(default_factory=Counter)
 
     def add(self, record: Record) -> None:
@@ -46,6 +47,7 @@ class Tally:
         self.rejected += status == "rejected"
         self.failed += status == "failed"
         self.cache_hits += record.get("source") == "cache"
+        self.replays += record.get("source") == "replay"
         if status != "rejected":
             self.times[round(math.log(max(float(record["execution_time_ms"]), 1e-4)) / _STEP)] += 1
 
@@ -60,7 +62,7 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        counts = {name: getattr(self, name) for name in ("calls", "ok", "rejected", "failed", "cache_hits")}
+        counts = {name: getattr(self, name) for name in ("calls", "ok", "rejected", "failed", "cache_hits", "replays")}
         return {**counts, "p50_ms": self.quantile_ms(0.5), "p95_ms": self.quantile_ms(0.95)}
 
 

@@ -98,12 +98,12 @@ def run(
 
 
 def _write_summary(summary: Summary, stream: IO[str]) -> None:
-    numbers = ("calls", "ok", "rejected", "failed", "cache hits", "p50", "p95")
+    numbers = ("calls", "ok", "rejected", "failed", "cache hits", "replays", "p50", "p95")
     tallies = [*sorted(summary.tools.items()), *([("all", summary.total)] if len(summary.tools) > 1 else [])]
     rows = [
         (
             name,
-            *(t.calls, t.ok, t.rejected, t.failed, t.cache_hits),
+            *(t.calls, t.ok, t.rejected, t.failed, t.cache_hits, t.replays),
             *(milliseconds(t.quantile_ms(part)) for part in (0.5, 0.95)),
         )
         for name, t in tallies

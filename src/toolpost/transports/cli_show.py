@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -109,6 +109,20 @@ def write_table(
             for cell, width, header in zip(line, widths, headers, strict=True)
         ]
         say("  ".join(padded).rstrip(), stream)
+
+
+def write_explanation(explanation: Sequence[Mapping[str, Any]], stream: IO[str]) -> None:
+    """Print what each stage of the pipeline decided, by which rule, and its microseconds."""
+    rows = [
+        (
+            entry["stage"],
+            entry["decision"] + (f" ({entry['error']})" if "error" in entry else ""),
+            f"{entry['us']:.1f}" if "us" in entry else "",
+            entry.get("rule", ""),
+        )
+        for entry in explanation
+    ]
+    write_table(("stage", "decision", "us", "rule"), rows, stream, numbers=("us",))
 
 
 def _ruled(headers: Sequence[str], cells: list[list[str]], stream: IO[str], numbers: Sequence[str]) -> None:
