@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import cProfile
 import gc
 import inspect
+import json
 import os
 import platform
+import pstats
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 SAMPLE_S = 0.02
 """About how long one sample takes."""
+PROFILED_CALLS = 20_000
 
 PACKAGES = (
     "toolpost pydantic pydantic-core orjson jsonschema-rs "
@@ -222,3 +229,95 @@ def rss_mb() -> float:
 
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+# What scripts of contenders have in common.
+
+
+def options_for(doc: str | None) -> argparse.ArgumentParser:
+    """The options of a script, whose docstring's first sentence says what it measures."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=40, help="samples of each contender (40)")
+    parser.add_argument("--calls", type=int, default=5_000, help="most calls of a sample (5000)")
+    parser.add_argument("--only", metavar="PATTERN", action="append", help="names such as 'sync/*'; may be repeated")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, too")
+    parser.add_argument("--profile", metavar="CONTENDER", help="show where the time of one contender goes, and end")
+    parser.add_argument("--list", action="store_true", help="name the contenders, and end")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options that were given. --profile chooses its contender."""
+    options = parser.parse_args(arguments)
+    numbers = [name for name in ("rounds", "calls", "batch") if name in options]
+    if any(getattr(options, name) < 1 for name in numbers):
+        parser.error(f"{', '.join(f'--{name}' for name in numbers)} are at least 1")
+    if options.profile:
+        options.only = [options.profile]
+    return options
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Whether --only asks for it."""
+    return not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)
+
+
+def chosen(everything: Sequence[Contender | Missing], options: argparse.Namespace) -> list[Contender | Missing]:
+    """The wanted ones, and what they are compared with."""
+    kept = [c for c in everything if wanted(options, c.name)]
+    needed = {name for c in kept if isinstance(c, Contender) for name in (c.floor, c.below) if name}
+    while more := {c.floor for c in everything if isinstance(c, Contender) and c.name in needed and c.floor} - needed:
+        needed |= more
+    return [c for c in everything if c.name in needed or wanted(options, c.name)]
+
+
+def judged(
+    everything: Sequence[Contender | Missing], options: argparse.Namespace, runner: asyncio.Runner
+) -> dict[str, Any] | int:
+    """Do what the options ask for. The report, its table printed; without one, the code to end with.
+
+    2 when a pattern names nothing or an answer is wrong, 0 after a list or a profile.
+    """
+    found = chosen(everything, options)
+    if not found:
+        print(f"no contender is called {' or '.join(options.only)}; see --list", file=sys.stderr)
+        return 2
+    if options.list:
+        print("\n".join(f"{c.name:<32} {c.what}" for c in found))
+        return 0
+    measured = [c for c in found if isinstance(c, Contender)]
+    try:
+        if options.profile:
+            print(profile(next(c for c in measured if wanted(options, c.name)), runner))
+            return 0
+        before = machine()
+        samples = interleaved(measured, rounds=options.rounds, calls=options.calls, runner=runner)
+    except WrongAnswerError as error:
+        print(error, file=sys.stderr)
+        return 2
+    made = rows(found, samples)
+    over = [row["name"] for row in made if row.get("within") is False]
+    print(table(made))
+    print(f"\nover their bar: {', '.join(over) or 'none'}")
+    return {"machine": before, "rounds": options.rounds, "calls": options.calls, "rows": made, "over": over}
+
+
+def written(report: dict[str, Any], path: Path | None) -> None:
+    """Keep a report where --json says."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def profile(contender: Contender, runner: asyncio.Runner) -> str:
+    """Where the time of a contender goes, by function. The profiler makes every Python call dearer than it is."""
+    calls = contender.calls or PROFILED_CALLS
+    sample(contender, 100 if contender.calls is None else calls, runner)
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        sample(contender, calls, runner)
+    finally:
+        profiler.disable()
+    pstats.Stats(profiler, stream=sys.stdout).strip_dirs().sort_stats("tottime").print_stats(25)
+    return f"{calls} calls of {contender.name}"

@@ -7,21 +7,15 @@ README.md here says how to read it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import cProfile
-import json
 import logging
-import pstats
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import peers
-from measure import Contender, Missing, WrongAnswerError, interleaved, machine, rows, sample, table
+from measure import Contender, Missing, judged, options_for, parsed, wanted, written
 from pydantic import BaseModel, validate_call
 
 from toolpost import BaseTool, Tool, ToolExecutor, cache_result, create_tool_call
@@ -29,7 +23,6 @@ from toolpost.calls.definition import FunctionBody
 
 PLAIN = "Please select one of the drafts from the third of May; then update the others."
 QUOTED = "It's the third of May; please select one of O'Brien's drafts, or drop all."
-PROFILED_CALLS = 20_000
 
 
 class Pair(BaseModel):
@@ -428,88 +421,22 @@ def ours(executor: ToolExecutor, batch: int) -> list[Contender]:
     ]
 
 
-def chosen(everything: Sequence[Contender | Missing], wanted: Callable[[str], bool]) -> list[Contender | Missing]:
-    """The wanted ones, and what they are compared with."""
-    kept = [c for c in everything if wanted(c.name)]
-    needed = {name for c in kept if isinstance(c, Contender) for name in (c.floor, c.below) if name}
-    return [c for c in everything if wanted(c.name) or c.name in needed]
-
-
-def profile(contender: Contender, runner: asyncio.Runner) -> str:
-    """Where the time of a contender goes, by function. The profiler makes every Python call dearer than it is."""
-    calls = contender.calls or PROFILED_CALLS
-    sample(contender, 100 if contender.calls is None else calls, runner)
-    profiler = cProfile.Profile()
-    profiler.enable()
-    try:
-        sample(contender, calls, runner)
-    finally:
-        profiler.disable()
-    pstats.Stats(profiler, stream=sys.stdout).strip_dirs().sort_stats("tottime").print_stats(25)
-    return f"{calls} calls of {contender.name}"
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=40, help="samples of each contender (40)")
-    parser.add_argument("--calls", type=int, default=5_000, help="most calls of a sample (5000)")
-    parser.add_argument("--batch", type=int, default=10_000, help="calls of a batch (10000)")
-    parser.add_argument("--only", metavar="PATTERN", action="append", help="names such as 'sync/*'; may be repeated")
-    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, too")
-    parser.add_argument("--profile", metavar="CONTENDER", help="show where the time of one contender goes, and end")
-    parser.add_argument("--list", action="store_true", help="name the contenders, and end")
-    options = parser.parse_args(arguments)
-    if min(options.rounds, options.calls, options.batch) < 1:
-        parser.error("--rounds, --calls and --batch are at least 1")
-    if options.profile:
-        options.only = [options.profile]
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark. 0 however the bars come out; 2 when a pattern names nothing or an answer is wrong."""
-    options = parse(arguments)
-
-    def wanted(name: str) -> bool:
-        return not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)
-
+    parser = options_for(__doc__)
+    parser.add_argument("--batch", type=int, default=10_000, help="calls of a batch (10000)")
+    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
+    options = parsed(parser, arguments)
     with asyncio.Runner() as runner, ThreadPoolExecutor(4) as threads, ToolExecutor() as executor:
         everything: list[Contender | Missing] = [*floors(threads, options.batch), *ours(executor, options.batch)]
         if not options.no_peers:
-            compared = {c.below for c in everything if isinstance(c, Contender) and wanted(c.name)}
-            everything += peers.contenders(runner, lambda name: wanted(name) or name in compared)
+            compared = {c.below for c in everything if isinstance(c, Contender) and wanted(options, c.name)}
+            everything += peers.contenders(runner, lambda name: wanted(options, name) or name in compared)
         logging.getLogger().setLevel(logging.WARNING)  # Python's default; one of the peers sets INFO
-        found = chosen(everything, wanted)
-        if not found:
-            print(f"no contender is called {' or '.join(options.only)}; see --list", file=sys.stderr)
-            return 2
-        if options.list:
-            print("\n".join(f"{c.name:<32} {c.what}" for c in found))
-            return 0
-        measured = [c for c in found if isinstance(c, Contender)]
-        try:
-            if options.profile:
-                print(profile(next(c for c in measured if wanted(c.name)), runner))
-                return 0
-            before = machine()
-            samples = interleaved(measured, rounds=options.rounds, calls=options.calls, runner=runner)
-        except WrongAnswerError as error:
-            print(error, file=sys.stderr)
-            return 2
-    report = {
-        "machine": before,
-        "rounds": options.rounds,
-        "calls": options.calls,
-        "batch": options.batch,
-        "rows": rows(found, samples),
-    }
-    over = [row["name"] for row in report["rows"] if row.get("within") is False]
-    print(table(report["rows"]))
-    print(f"\nover their bar: {', '.join(over) or 'none'}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report | {"over": over}, indent=2) + "\n")
+        report = judged(everything, options, runner)
+    if isinstance(report, int):
+        return report
+    written(report | {"batch": options.batch}, options.json)
     return 0
 
 

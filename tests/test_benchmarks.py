@@ -183,3 +183,53 @@ def test_memory_looks_at_both_kinds_of_growth_and_at_the_peak_of_a_batch(tmp_pat
     assert {"rss_growth_mb_per_100k", "block_growth_per_100k", "took_s"} <= set(scenario)
     assert (batch["name"], batch["items"]) == ("execute_batch", 20)
     assert batch["peak_mb"] > 0
+
+
+POLICIES = """one/none one/limit one/concurrency one/once-first one/once-replay one/cache-miss one/cache-hit one/breaker
+    one/breaker-open one/retry one/attempt all/miss all/replay all/cache-hit all/cache-hit-claimed all/miss-call
+    all/miss-explain users/10 users/10000""".split()
+REDIS = "limit once-first once-replay cache-miss cache-hit three-miss three-hit three-replay".split()
+
+
+def test_policies_measures_each_alone_and_all_together_against_a_floor_of_the_same_run(tmp_path: Path) -> None:
+    found = report("policies.py", tmp_path, "--rounds", "1", "--calls", "5", "--no-redis")
+
+    by_name = {row["name"]: row for row in found["rows"]}
+    assert set(by_name) == {*POLICIES, "one/pydantic", "all/pydantic"}
+    for row in found["rows"]:
+        assert row["status"] == "measured"
+        assert row["ratio"] == pytest.approx(row["median_us"] / by_name[row["floor"]]["median_us"])
+    assert {name: row["bar"] for name, row in by_name.items() if row["bar"]} == {
+        "all/miss": 12.0,
+        "all/replay": 6.0,
+        "all/cache-hit": 6.0,
+        "users/10000": 1.1,
+    }
+    assert found["growth"]["users"] == 10_000
+    assert {"blocks_a_user", "blocks_per_100k", "rss_growth_mb_per_100k"} <= set(found["growth"])
+
+
+def test_policies_counts_round_trips_as_the_executor_and_as_the_server_sees_them(
+    tmp_path: Path, redis_url: str
+) -> None:
+    tiny = ["--rounds", "1", "--calls", "5", "--only", "redis/*", "--redis", redis_url]
+
+    found = report("policies.py", tmp_path, *tiny)
+
+    assert [row["name"] for row in found["rows"]] == [f"redis/{name}" for name in ("get", "set", *REDIS)]
+    counts = {row["name"]: row for row in found["counts"]}
+    assert set(counts) == {f"redis/{name}" for name in REDIS}
+    assert counts["redis/limit"]["round_trips"] == 1
+    assert counts["redis/three-replay"]["scripts"] == 3
+    for row in found["counts"]:
+        assert 0 < row["round_trips"] <= row["scripts"]
+        assert row["server_reads"] == pytest.approx(row["round_trips"], abs=0.5)
+
+
+def test_policies_says_that_there_is_no_redis() -> None:
+    done = run(
+        "policies.py", "--rounds", "1", "--calls", "5", "--only", "redis/limit", "--redis", "redis://127.0.0.1:1/0"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "no Redis (ConnectionError" in done.stdout
