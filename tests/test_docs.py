@@ -155,3 +155,132 @@ def test_every_link_to_a_file_leads_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+POLICY_PAGES = {
+    "Timeout": "policies.md",
+    "Screening": "policies.md",
+    "Cache": "caching.md",
+    "RateLimit": "limits.md",
+    "Concurrency": "limits.md",
+    "Exclusive": "limits.md",
+    "Idempotency": "idempotency.md",
+    "Breaker": "breakers.md",
+    "Retry": "retries.md",
+    "Price": "usage.md",
+    "ToolUsage": "usage.md",
+}
+
+
+def text_of(page):
+    return (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("policy", "page"), POLICY_PAGES.items())
+def test_every_option_of_a_policy_is_on_its_page(policy, page):
+    from dataclasses import fields
+
+    import toolpost
+
+    section = text_of(page)
+    if page == "limits.md":  # three policies with options of the same names
+        titles = {
+            "RateLimit": "\n## Rate limits\n",
+            "Concurrency": "\n## Concurrency\n",
+            "Exclusive": "\n## Exclusive\n",
+        }
+        section = section.partition(titles[policy])[2].partition("\n## ")[0]
+    in_a_table = page not in ("policies.md", "usage.md")
+    for option in fields(getattr(toolpost, policy)):
+        named = rf"^\|[^|]*`{option.name}`[^|]*\|" if in_a_table else rf"\b{option.name}\b"
+        assert re.search(named, section, re.M), f"{policy}.{option.name} is not on {page}"
+
+
+def test_every_kind_of_policy_has_a_page():
+    from toolpost.authoring.policy import FIELDS
+
+    assert {kind.__name__ for kind in FIELDS} - {"Hints"} <= POLICY_PAGES.keys()
+
+
+def test_every_field_of_policies_is_in_the_overview():
+    from dataclasses import fields
+
+    from toolpost import Policies
+
+    table = text_of("policies.md").partition("\n## ")[0]
+    for field in fields(Policies):
+        assert f"| `{field.name}` |" in table, field.name
+
+
+def test_every_stage_has_its_reason_in_the_overview_of_policies():
+    from toolpost.pipeline.compile import ORDER
+
+    order = text_of("policies.md").partition("\n## The order\n")[2]
+    places = [order.index(f"| `{stage.__name__}` |") for stage in ORDER]
+    assert places == sorted(places)
+
+
+def test_every_policy_that_asks_a_store_is_in_the_table_of_outages():
+    from dataclasses import fields
+
+    import toolpost
+
+    table = text_of("policies.md").partition("\n## When a store is down\n")[2].partition("\n## ")[0]
+    for policy in POLICY_PAGES:
+        options = {option.name: option for option in fields(getattr(toolpost, policy))}
+        if "when_down" in options:
+            row = next((line for line in table.splitlines() if line.startswith(f"| `{policy}")), "")
+            assert f"`{options['when_down'].default}`" in row, policy
+
+
+def test_every_scheme_of_a_store_is_on_its_page():
+    from toolpost import stores
+
+    rows = {line.split("|")[1].strip(): line for line in text_of("stores.md").splitlines() if line.startswith("| ")}
+    for row, schemes in (("State", stores._STATES), ("Records", stores._RECORDS), ("Blobs", stores._BLOBS)):
+        for scheme in schemes:
+            assert f"`{scheme}://" in rows[row], f"{scheme}:// is not among the back ends of {row}"
+
+
+def test_every_extra_is_on_the_page_of_what_needs_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    text = text_of("stores.md") + text_of("writing-tools.md")
+    for extra in extras:
+        assert f"`toolpost[{extra}]`" in text, extra
+
+
+def test_the_ready_policy_objects_are_on_their_pages():
+    from toolpost import CircuitBreakerPolicyFactory, IdempotencyKeyGeneratorFactory, RetryPolicyFactory
+
+    for page, made in (
+        ("breakers.md", CircuitBreakerPolicyFactory._policies),
+        ("retries.md", RetryPolicyFactory._policies),
+        ("idempotency.md", IdempotencyKeyGeneratorFactory._generators),
+    ):
+        text = text_of(page)
+        for thing in made.values():
+            kind = thing if isinstance(thing, type) else type(thing)
+            assert f"`{kind.__name__}" in text or f"{kind.__name__}(" in text, f"{kind.__name__} is not on {page}"
+
+
+def test_every_kind_of_failure_is_explained():
+    from toolpost.calls.policies import FAILURE_KINDS
+
+    section = text_of("retries.md").partition("\n## Kinds of failure\n")[2]
+    for kind in FAILURE_KINDS:
+        assert f"| `{kind}` |" in section, kind
+
+
+def test_every_commands_name_is_on_the_page_of_the_command_line():
+    from toolpost.transports.cli import main
+
+    def names(group, before=""):
+        for name, command in group.commands.items():
+            yield f"{before}{name}"
+            if hasattr(command, "commands"):
+                yield from names(command, f"{before}{name} ")
+
+    text = text_of("cli.md")
+    for name in names(main):
+        assert f"toolpost {name}" in text or f"`{name}" in text, name
