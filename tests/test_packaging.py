@@ -92,7 +92,19 @@ def test_the_wheel_says_what_it_is_and_needs(wheel: zipfile.ZipFile) -> None:
 
     assert (metadata["Name"], metadata["Version"]) == ("toolpost", PROJECT["version"])
     assert (metadata["License-Expression"], metadata["Requires-Python"]) == ("MIT", ">=3.11")
-    assert sorted(metadata.get_all("Requires-Dist", [])) == sorted(PROJECT["dependencies"])
+    required = metadata.get_all("Requires-Dist", [])
+    assert sorted(text for text in required if "extra ==" not in text) == sorted(PROJECT["dependencies"])
+    for extra, wanted in PROJECT["optional-dependencies"].items():
+        given = sorted(text.partition(";")[0].strip() for text in required if f"extra == '{extra}'" in text)
+        each = [p for name, packages in PROJECT["optional-dependencies"].items() if name != "all" for p in packages]
+        assert given == sorted(each if extra == "all" else wanted)
+
+
+def test_the_wheel_holds_the_scripts_of_the_stores(wheel: zipfile.ZipFile) -> None:
+    scripts = {path.name for path in (ROOT / "src/toolpost/stores").glob("*.lua")}
+
+    assert scripts
+    assert {f"toolpost/stores/{name}" for name in scripts} <= set(wheel.namelist())
 
 
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -58,3 +59,19 @@ def test_time_does_not_go_back_and_all_its_clocks_agree():
     assert (clock.now(), clock.monotonic(), clock.stopwatch()) == (102.5, 2.5, 2.5)
     with pytest.raises(ValueError, match="back"):
         clock.advance(-1)
+
+
+def test_a_pausing_thread_goes_on_when_time_is_moved():
+    clock, over = FakeClock(), []
+    pausing = threading.Thread(target=lambda: over.append(clock.pause(5)))
+    pausing.start()
+    while not clock.waiting:
+        time.sleep(0.001)
+    clock.advance(4)
+    pausing.join(0.01)
+    assert not over
+
+    clock.advance(1)
+    pausing.join(5)
+    assert over
+    assert not clock.waiting
