@@ -12,6 +12,8 @@ from toolpost import (
     Breaker,
     CallInProgressError,
     ConfigurationError,
+    FunctionToolExecutor,
+    FunctionToolSpec,
     Hints,
     Idempotency,
     IdempotencyMismatchError,
@@ -26,6 +28,7 @@ from toolpost import (
     create_tool_call,
     policy,
 )
+from toolpost.stores import Pending
 from toolpost.testing import FakeClock, executor_for
 
 STORES = ["memory", "redis", "sqlite", "postgres"]
@@ -459,6 +462,67 @@ async def test_a_large_result_goes_to_the_blobs_and_comes_back(tmp_path):
     assert again.data == first.data
     assert len(ran) == 1
     assert any(path.is_file() for path in (tmp_path / "blobs").rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_deadline_that_passes_while_a_large_result_is_stored_loses_neither_claim_nor_result(kind, tmp_path):
+    class Silent:
+        """Blobs that take for ever: a stand-in for a store that hangs."""
+
+        url, local, durable = "silent://", False, True
+        asked: list = []  # noqa: RUF012
+
+        def put(self, data):
+            self.asked.append(len(data))
+            return Pending()
+
+        def close(self):
+            pass
+
+    ran = []
+
+    @Tool(name="Big", register=False, idempotency=Idempotency(), timeout_seconds=20)
+    async def big(n: int) -> str:
+        ran.append(n)
+        return "x" * n
+
+    clock, blobs = FakeClock(), Silent()
+    stores = {} if kind == "memory" else {"records_url": f"sqlite:///{tmp_path}/r.db"}
+    with executor_for(big, clock=clock, blobs=blobs, **stores) as executor:
+        call = create_tool_call("Big", {"n": 100_000})
+        first = await late(executor, clock, lambda: blobs.asked, call)
+        again = await executor.execute_tool_call(call)
+
+    assert first.failure.code == "timeout"
+    assert (again.source, len(again.data["result"]), ran) == ("replay", 100_000, [100_000])
+
+
+async def test_a_deadline_that_passes_while_a_handed_memory_is_asked_gives_the_claim_back():
+    asked = []
+
+    class Silent:
+        async def get(self, key):
+            asked.append(key)
+            await asyncio.Event().wait()
+
+    ran = []
+
+    async def body(args):
+        ran.append(1)
+        return {"n": len(ran)}
+
+    spec = FunctionToolSpec(id="m", tool_name="M", description="", parameters=[], idempotency={"enabled": True})
+    clock = FakeClock()
+    with executor_for(clock=clock) as engine:
+        executor = FunctionToolExecutor(spec, body, executor=engine)
+        call = asyncio.ensure_future(executor.execute({}, ToolContext(memory=Silent())))
+        while not asked:
+            await asyncio.sleep(0.001)
+        clock.advance(60)
+        first, second = await call, await executor.execute({}, ToolContext())
+
+    assert (first.failure.code, first.failure.outcome) == ("timeout", "not_run")
+    assert (second.content, second.source) == ({"n": 1}, "run")
 
 
 async def test_claims_outlive_their_executor_where_the_store_does(stores):

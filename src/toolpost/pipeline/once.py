@@ -15,11 +15,7 @@ import orjson
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
-    AlreadyDoneError,
-    CallInProgressError,
-    ClaimLostError,
     EngineError,
-    IdempotencyMismatchError,
     OutcomeUnknownError,
     StoreUnavailableError,
     ToolTimeoutError,
@@ -30,7 +26,16 @@ from toolpost.pipeline.cache import AHEAD
 from toolpost.pipeline.flights import Flight, Leads, left_s
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.keeper import Held, Keeper
+from toolpost.pipeline.key_refusals import (
+    already_done,
+    claim_lost,
+    claim_stopped,
+    in_progress,
+    key_mismatch,
+    outcome_unknown,
+)
 from toolpost.pipeline.keys import fingerprint, key_maker
+from toolpost.pipeline.memories import remember, remembered
 from toolpost.pipeline.replays import (
     INLINE_MAX_BYTES,
     JSON,
@@ -177,12 +182,12 @@ class _Once:
             flight = self.leads.join(ask.key, self.leads.leaders.get(ask.key))
             if flight is not None:
                 if policy.in_flight == "refuse":
-                    raise self._in_progress(None)
+                    raise in_progress(None)
                 await self._joined(flight, inv)
                 if flight.outcome is not None:
                     print_of, kept = flight.outcome
                     if print_of is not None and ask.fingerprint is not None and print_of != ask.fingerprint:
-                        raise _mismatch()
+                        raise key_mismatch()
                     return await self._replay(inv, ask.key, kept)
                 continue
             answer = self.claims.claim(ask)
@@ -212,11 +217,11 @@ class _Once:
                 inv.source = "replay"
                 raise_kept(claim.result)
             if state == "mismatch":
-                raise _mismatch()
+                raise key_mismatch()
             if state == "unknown":
-                raise self._unknown(claim)
+                raise outcome_unknown(claim)
             if policy.in_flight == "refuse":
-                raise self._in_progress(claim.left_s)
+                raise in_progress(claim.left_s)
             _explain(inv, "waits for a call in another process", owner=claim.owner)
             await self._paused(inv, min(pause_s, max(0.001, claim.left_s)))
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
@@ -230,7 +235,7 @@ class _Once:
         if not inv.blocking:
             await flight.over()
         elif not flight.wait(self.clock, left_s(inv, self.clock.stopwatch())):
-            raise self._in_progress(None)
+            raise in_progress(None)
 
     async def _paused(self, inv: Invocation, pause_s: float) -> None:
         if not inv.blocking:
@@ -238,14 +243,12 @@ class _Once:
             return
         left = left_s(inv, self.clock.stopwatch())
         if left is not None and left <= 0:
-            raise self._in_progress(None)
+            raise in_progress(None)
         self.clock.pause(pause_s if left is None else min(left, pause_s))
 
     async def _replay(self, inv: Invocation, key: str, kept: bytes | None) -> Any:
         if kept is None:
-            raise AlreadyDoneError(
-                "a call with this idempotency key succeeded before; its result was not kept, so there is none to give"
-            )
+            raise already_done()
         value = await value_of(kept, inv, self.services)
         inv.source = "replay"
         inv.effect_key = key
@@ -272,7 +275,11 @@ class _Once:
                     outcome = None if kept is None else (ask.fingerprint, kept)
                     inv.source = "replay"
                     return answer
-            found = await self._remembered(inv, key)
+            try:
+                found = await remembered(inv, key, self.tool.name)
+            except BaseException:  # the call may wait no longer, and its body has not begun
+                self._tell(key, fence, lambda: self.claims.release(key, fence))
+                raise
             if found is not None:
                 kept = await self._finish_done(inv, key, fence, found[0])
                 outcome = None if kept is None else (ask.fingerprint, kept)
@@ -286,12 +293,12 @@ class _Once:
                 held.active = False  # a body that has ended needs no stopping: finish() says whose result counts
             kept = await self._finish_done(inv, key, fence, value)
             outcome = None if kept is None else (ask.fingerprint, kept)
-            await self._remember(inv, key, kept)
+            await remember(inv, key, kept, self.policy.ttl_s, self.services, self.tool.name)
             return value
         except asyncio.CancelledError:
             if held is None or not held.lost:
                 raise
-            raise _stopped() from None
+            raise claim_stopped() from None
         finally:
             if held is not None and self.keeper is not None:
                 self.keeper.drop(held)
@@ -313,7 +320,15 @@ class _Once:
 
     async def _finish_done(self, inv: Invocation, key: str, fence: int, value: Any) -> bytes | None:
         """Store a result. A store that is down is told later: the body ran, and its caller gets the result now."""
-        kept = await kept_value(value, inv, self.services, self.claims) if self.policy.persist_result else None
+        kept: bytes | None = None
+        if self.policy.persist_result:
+            try:
+                kept = await kept_value(value, inv, self.services, self.claims)
+            except BaseException:  # the call may wait for the blob no longer; what it did is told all the same
+                text = written(value, inv)
+                inline, ttl_s = (None if text is None else JSON + text), self.policy.ttl_s
+                self._tell(key, fence, lambda: self.claims.finish(key, fence, "done", inline, ttl_s))
+                raise
 
         def finish() -> Answer[bool]:
             return self.claims.finish(key, fence, "done", kept, self.policy.ttl_s)
@@ -324,7 +339,7 @@ class _Once:
         except StoreUnavailableError as error:
             if self.keeper is not None:
                 self.keeper.tell_again(key, fence, finish)
-            warning = f"the result is not stored yet ({error.message}); it is tried again while this process lives"
+            warning = f"the result is not stored yet ({error.message}); it is tried again while this executor is open"
             inv.warnings = [*(inv.warnings or ()), warning]
             logger.warning("%s: %s", self.tool.name, warning)
             return kept
@@ -333,14 +348,14 @@ class _Once:
                 self.keeper.tell_again(key, fence, finish, answer)
             raise
         if not mine:
-            raise _lost()
+            raise claim_lost()
         return kept
 
     def _failed(self, inv: Invocation, key: str, fence: int, held: Held | None, raised: BaseException) -> BaseException:
         """Say how a run failed, waiting for no answer; what to raise."""
         if held is not None and held.lost:
             if isinstance(raised, asyncio.CancelledError):
-                return _stopped()
+                return claim_stopped()
             return raised
         if not inv.ran:
             self._tell(key, fence, lambda: self.claims.release(key, fence))
@@ -412,66 +427,6 @@ class _Once:
 
     def _unsettled(self, key: str, fence: int) -> None:
         self._tell(key, fence, lambda: self.claims.finish(key, fence, "unknown", None, self.policy.ttl_s))
-
-    # -- a memory that the caller hands in (ToolContext.memory): asked and told besides, guaranteeing nothing
-
-    async def _remembered(self, inv: Invocation, key: str) -> tuple[Any] | None:
-        memory = inv.handed.memory if inv.handed is not None else None
-        if memory is None:
-            return None
-        try:
-            kept = await memory.get(f"result:{key}")
-        except Exception:
-            logger.exception("the memory service failed: %s", self.tool.name)
-            return None
-        return None if kept is None else (kept["content"] if isinstance(kept, dict) and "content" in kept else kept,)
-
-    async def _remember(self, inv: Invocation, key: str, kept: bytes | None) -> None:
-        memory = inv.handed.memory if inv.handed is not None else None
-        if memory is None or kept is None:
-            return
-        try:
-            content = await value_of(kept, inv, self.services)
-            await memory.set(f"result:{key}", {"content": content}, self.policy.ttl_s)
-        except Exception:
-            logger.exception("the memory service failed: %s", self.tool.name)
-
-    # -- the refusals -------------------------------------------------------------------------------------------------
-
-    def _in_progress(self, retry_after_s: float | None) -> CallInProgressError:
-        return CallInProgressError(
-            "a call with this idempotency key is running; wait for it, or ask again later",
-            retry_after_s=retry_after_s if retry_after_s is None or math.isfinite(retry_after_s) else None,
-        )
-
-    def _unknown(self, claim: Claim) -> OutcomeUnknownError:
-        return OutcomeUnknownError(
-            "an earlier call with this idempotency key may have had its effect, and nobody knows; check it and settle "
-            "the claim, or give the tool a reconcile hook or rerun_unknown=True",
-            details={"key": claim.key or None, "began_at": claim.began_at, "owner": claim.owner},
-        )
-
-
-def _lost() -> ClaimLostError:
-    lost = ClaimLostError(
-        "while the body ran its claim passed to another holder, whose result counts; this one was dropped"
-    )
-    lost.outcome = "ran"
-    return lost
-
-
-def _stopped() -> ClaimLostError:
-    """What a call ends with that was cancelled because its claim was lost; the cancellation goes no further."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-    return ClaimLostError("while the body ran its claim passed to another holder, so the body was stopped")
-
-
-def _mismatch() -> IdempotencyMismatchError:
-    return IdempotencyMismatchError(
-        "this idempotency key was used with other arguments; use a new key for a new call, or send the same arguments"
-    )
 
 
 def _explain(inv: Invocation, decision: str, **more: Any) -> None:
