@@ -126,4 +126,4 @@ def test_four_processes_are_granted_no_more_than_burst_and_rate_allow(redis, eff
     assert set(codes) == {None, "rate_limited"}
     assert codes.count(None) == len(granted)
     assert burst <= len(granted) <= burst + calls / per_s * elapsed_s
-    assert {line["process"] for line in granted} == {"w0", "w1", "w2", "w3"}
+    assert len({line["process"] for line in granted}) > 1  # who is quickest gets most: nobody is promised a share
