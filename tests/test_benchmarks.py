@@ -233,3 +233,12 @@ def test_policies_says_that_there_is_no_redis() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "no Redis (ConnectionError" in done.stdout
+
+
+def test_stores_measures_each_operation_next_to_single_rows(tmp_path: Path) -> None:
+    found = report("stores.py", tmp_path, "--rounds", "1", "--callers", "3", "--calls", "4", "--folder", str(tmp_path))
+
+    assert {row["name"] for row in found["rows"]} == {f"sqlite/{n}" for n in ("single", "submit", "claim", "finish")}
+    for row in found["rows"]:
+        assert row["per_s"] > 0
+        assert row["p50_ms"] <= row["p99_ms"]

@@ -32,7 +32,7 @@ class Pending(Generic[T]):
     loses only the answer: what was asked is done.
     """
 
-    __slots__ = ("_done", "_lock", "_waiter", "error", "op", "sent", "value")
+    __slots__ = ("_done", "_waiter", "error", "op", "sent", "value")
 
     def __init__(self, op: Any = None) -> None:
         self.op = op
@@ -40,7 +40,8 @@ class Pending(Generic[T]):
         self.error: BaseException | None = None
         self.sent = False
         self._done = False
-        self._lock = threading.Lock()
+        # Whoever waits says so before looking once more whether it is done, and whoever answers says that it is done
+        # before looking who waits: so at least one of them sees the other, without a lock.
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | threading.Lock | None = None
 
     @property
@@ -52,12 +53,9 @@ class Pending(Generic[T]):
         if not self._done:
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
-            with self._lock:
-                if not self._done:
-                    self._waiter = (loop, future)
-                else:
-                    future.set_result(None)
-            yield from future
+            self._waiter = (loop, future)
+            if not self._done:
+                yield from future
         return self.result()
 
     def wait(self, clock: Clock = SYSTEM_CLOCK, timeout_s: float | None = None) -> T:
@@ -65,12 +63,8 @@ class Pending(Generic[T]):
         if not self._done:
             bell = threading.Lock()
             bell.acquire()
-            with self._lock:
-                if not self._done:
-                    self._waiter = bell
-                else:
-                    bell.release()
-            if not clock.acquire(bell, timeout_s) and not self._done:
+            self._waiter = bell
+            if not self._done and not clock.acquire(bell, timeout_s) and not self._done:
                 raise StoreUnavailableError(f"the store gave no answer within {timeout_s or 0.0:g} s")
         return self.result()
 
@@ -79,18 +73,6 @@ class Pending(Generic[T]):
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[no-any-return]
-
-    def _finish(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None:
-        """Mark as answered; who waits in a thread is woken, a waiting future is handed back to be woken with others."""
-        with self._lock:
-            self._done = True
-            waiter = self._waiter
-        if waiter is None:
-            return None
-        if isinstance(waiter, tuple):
-            return waiter
-        waiter.release()
-        return None
 
 
 Answer: TypeAlias = T | Pending[T]
@@ -101,9 +83,17 @@ def answer_all(pendings: Sequence[Pending[Any]]) -> None:
     """Wake whoever waits for these, with one wake-up for each loop. value or error has been set."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for pending in pendings:
-        waiter = pending._finish()
-        if waiter is not None:
-            by_loop.setdefault(waiter[0], []).append(waiter[1])
+        pending._done = True
+        waiter = pending._waiter
+        if waiter is None:
+            continue
+        if waiter.__class__ is tuple:
+            futures = by_loop.get(waiter[0])
+            if futures is None:
+                futures = by_loop[waiter[0]] = []
+            futures.append(waiter[1])
+        elif waiter.locked():  # type: ignore[union-attr]
+            waiter.release()  # type: ignore[union-attr]
     for loop, futures in by_loop.items():
         try:
             loop.call_soon_threadsafe(_set_all, futures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
@@ -105,6 +106,8 @@ def columns_of(task: Task, now: float) -> tuple[tuple[str, ...], tuple[Any, ...]
     task_id, tool = task.task_id, task.tool
     if "\0" in task_id or "\0" in tool:
         checked(task_id=task_id, tool=tool)
+    if _rare(task) == _NOTHING_RARE:
+        return _PLAIN, (task_id, tool, task.arguments)
     names = list(_PLAIN)
     values: list[Any] = [task_id, tool, task.arguments]
     for name in _RARE_TEXTS:
@@ -150,6 +153,9 @@ _RARE_TEXTS = (
     "reply_to",
     "trace",
 )
+_RARE = (*_RARE_TEXTS, "priority", "max_attempts", "due_in_s", "deadline_in_s", "src", "extra")
+_rare = attrgetter(*_RARE)
+_NOTHING_RARE = _rare(Task(task_id="", tool=""))
 
 
 def work_of(row: Sequence[Any], now: float) -> Work:
