@@ -119,3 +119,16 @@ def test_a_directory_that_cannot_be_read_is_found(tmp_path: Path) -> None:
     found = findings("--set", f"allowed_directories={tmp_path}", exit_code=1)
 
     assert "cannot be read" in found["allowed directory"]["found"]
+
+
+def test_stores_that_answer_are_said_to_and_those_that_do_not_fail(tmp_path: Path, redis_url: str) -> None:
+    good = ["--set", f"records_url=sqlite:///{tmp_path}/r.db", "--set", f"state_url={redis_url}"]
+    gone = ["--set", "records_url=postgresql://u:hunter2@127.0.0.1:1/d", "--set", f"blobs_url=file://{tmp_path}/blobs"]
+
+    well, ill = findings(*good, exit_code=0), findings(*gone, exit_code=1)
+
+    assert (well["records"]["status"], well["state"]["status"]) == ("ok", "ok")
+    assert well["records"]["found"] == f"sqlite:///{tmp_path}/r.db answers"
+    assert (ill["records"]["status"], ill["blobs"]["status"]) == ("fail", "ok")
+    assert "127.0.0.1:1" in ill["records"]["found"]
+    assert "hunter2" not in str(ill)

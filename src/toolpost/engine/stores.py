@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from toolpost.calls.clock import Clock
+from toolpost.calls.errors import ToolExecutionError
 from toolpost.engine.settings import ExecutorConfig, redis_of
-from toolpost.stores import Blobs, Records, State, open_blobs, open_records, open_state
+from toolpost.stores import Blobs, Pending, Records, State, open_blobs, open_records, open_state, public_url
 
 
 class Stores:
@@ -73,3 +75,33 @@ class Stores:
 
 def _url(setting: Any) -> str:
     return "memory://" if setting is None else setting.get_secret_value()
+
+
+ANSWERS_S = 10.0
+"""How long a store that is asked whether it is there has to say so."""
+
+
+def who_answers(config: ExecutorConfig) -> Iterator[tuple[str, str, ToolExecutionError | None]]:
+    """(state, records, blobs or cache_redis; its URL fit to be shown; what is wrong) for stores not in memory."""
+    shared = redis_of(config) if config.cache_backend == "redis" else None
+    named: list[tuple[str, str, Callable[[str], Any]]] = [
+        ("state", _url(config.state_url), open_state),
+        ("records", _url(config.records_url), open_records),
+        ("blobs", _url(config.blobs_url), open_blobs),
+        ("cache_redis", shared or "memory://", open_state),
+    ]
+    for name, url, opened in named:
+        if url.startswith("memory://"):
+            continue
+        error: ToolExecutionError | None = None
+        try:
+            store = opened(url)
+            try:
+                answer = store.ping()
+                if isinstance(answer, Pending):
+                    answer.wait(timeout_s=ANSWERS_S)
+            finally:
+                store.close()
+        except ToolExecutionError as raised:
+            error = raised
+        yield name, public_url(url), error

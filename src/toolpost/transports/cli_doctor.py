@@ -72,6 +72,7 @@ def _examine(setup: Setup) -> Iterator[Finding]:
     yield finding
     yield from _folders(config)
     yield from _directories(config)
+    yield from _stores(config)
     yield from _tools(setup, config)
     yield _attempt("event loop", _loop_works, "asyncio cannot run here; see what limits processes and sockets")
     yield _attempt("threads", _threads_work, "no thread can be started; raise the limit of processes (ulimit -u)")
@@ -233,6 +234,20 @@ def _threads_work() -> str:
     if not done.wait(5):
         raise TimeoutError("a thread did not run within 5 s")
     return f"work, on {os.cpu_count() or 1} processors"
+
+
+def _stores(config: ExecutorConfig | None) -> Iterator[Finding]:
+    """Whether each store that is not in memory can be opened and answers."""
+    if config is None:
+        return
+    from toolpost.engine.stores import who_answers
+
+    for name, shown, error in who_answers(config):
+        if error is None:
+            yield Finding(status="ok", check=name, found=f"{shown} answers")
+        else:
+            way_out = f"start it, or name another in {name}_url"
+            yield Finding(status="fail", check=name, found=error.message, way_out=way_out)
 
 
 def _clock() -> Finding:
