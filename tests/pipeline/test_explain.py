@@ -1,6 +1,6 @@
 """explain: what each stage decided, by which rule and in which time; nothing of it without being asked."""
 
-import asyncio
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -153,13 +153,22 @@ async def test_a_result_explains_nothing_unless_asked(blocking):
     assert told.data == silent.data
 
 
-def test_the_plain_chain_is_not_touched_by_explaining():
-    with executor_for(guarded()) as executor:
-        asyncio.run(executor.execute_tool_call(call(), explain=True))
-        entry = executor._entries.named("Orders.Find", None)
+async def test_nothing_of_explaining_is_in_the_plain_chain():
+    seen = []
 
-        assert entry.explaining is not entry.handler
-        assert "explain" not in entry.handler.__code__.co_filename
+    @Tool(name="Plain", register=False, idempotency=Idempotency(), breaker=Breaker(), retry=Retry(insist=True))
+    async def plain(n: int) -> int:
+        seen.append({frame.filename.rpartition("/")[2] for frame in traceback.extract_stack()})
+        return n
+
+    with executor_for(plain) as executor:
+        await executor.execute_tool_call(create_tool_call("Plain", {"n": 1}), explain=True)
+        await executor.execute_tool_call(create_tool_call("Plain", {"n": 2}))
+
+    explained, not_explained = seen
+    assert "explain.py" in explained
+    assert "explain.py" not in not_explained
+    assert "settle.py" in not_explained
 
 
 async def test_an_explained_call_shares_state_with_the_others():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -120,9 +120,7 @@ def show_circuit(setup: Setup, key: str) -> None:
 @pass_setup
 def open_circuit(setup: Setup, key: str) -> None:
     """Hold a shared circuit open: every call that asks it is refused."""
-    with setup.executor() as executor:
-        _circuits(executor).force(key, "open", shared=True)
-        _write_circuit(setup, key, _circuits(executor).show(key, shared=True))
+    _hold(setup, key, "open")
 
 
 @circuits.command("close")
@@ -130,9 +128,7 @@ def open_circuit(setup: Setup, key: str) -> None:
 @pass_setup
 def close_circuit(setup: Setup, key: str) -> None:
     """Hold a shared circuit closed: no call is refused by it."""
-    with setup.executor() as executor:
-        _circuits(executor).force(key, "closed", shared=True)
-        _write_circuit(setup, key, _circuits(executor).show(key, shared=True))
+    _hold(setup, key, "closed")
 
 
 @circuits.command("reset")
@@ -140,9 +136,18 @@ def close_circuit(setup: Setup, key: str) -> None:
 @pass_setup
 def reset_circuit(setup: Setup, key: str) -> None:
     """Let a shared circuit go on by itself, closed and with nothing counted."""
+    _hold(setup, key, None)
+
+
+def _hold(setup: Setup, key: str, state: Literal["open", "closed"] | None) -> None:
+    """Force a shared circuit, or (None) let it go, and show how it stands then."""
     with setup.executor() as executor:
-        _circuits(executor).reset(key, shared=True)
-        _write_circuit(setup, key, _circuits(executor).show(key, shared=True))
+        circuits = _circuits(executor)
+        if state is None:
+            circuits.reset(key, shared=True)
+        else:
+            circuits.force(key, state, shared=True)
+        _write_circuit(setup, key, circuits.show(key, shared=True))
 
 
 def _operations(executor: Any, where: str) -> ClaimOperations:
