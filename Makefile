@@ -4,6 +4,8 @@ PYTHON ?= python3
 RUN_ARGS ?= --tools examples/tools.py:TOOLS --exit-zero
 PYTEST_ARGS ?= -q
 BENCH_ARGS ?= --json build/overhead.json
+FUZZ_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 SHELL := /bin/sh
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -13,7 +15,7 @@ LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format prepare services bench lock clean
+.PHONY: help run test lint format prepare services bench fuzz lock clean
 
 help: ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -44,11 +46,15 @@ bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries,
 	.venv-bench/bin/python benchmarks/overhead.py $(BENCH_ARGS)
 	.venv-bench/bin/python benchmarks/policies.py --json build/policies.json
 
+fuzz: .venv/.fuzz ## Look for inputs that break a promise, FUZZ_SECONDS (60) for each target
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python -m tests.fuzz $(FUZZ_ARGS)
+
 lock: ## Pin the requirements anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: $(PYTHON) -m pip install uv" >&2; exit 1; }
 	$(LOCK) requirements/build.in -o requirements/build.txt
 	$(LOCK) --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --all-extras pyproject.toml requirements/bench.in -o requirements/bench.txt
+	$(LOCK) requirements/fuzz.in -o requirements/fuzz.txt
 
 clean: ## Remove everything that make has made
 	rm -rf .venv .venv-bench .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -72,6 +78,12 @@ clean: ## Remove everything that make has made
 
 .venv-bench/.requirements: requirements/build.txt requirements/bench.txt
 	$(call make_venv,.venv-bench,requirements/bench.txt)
+	@touch $@
+
+# Without a wheel for this Python the targets run all the same, only less cleverly.
+.venv/.fuzz: .venv/.ready requirements/fuzz.txt
+	@.venv/bin/python $(PIP_INSTALL) --only-binary :all: -r requirements/fuzz.txt \
+		|| echo "atheris cannot be had for this Python; inputs will be mutated without it" >&2
 	@touch $@
 
 # $(1) is the folder, $(2) what goes into it.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from hypothesis import settings
 
-from tests.services import S3, Dynamo, Missing, Mongo, Postgres, Redis, Server, in_ci
+from tests.services import S3, Dynamo, Missing, Mongo, Oidc, Postgres, Redis, Server, in_ci
 
 S = TypeVar("S", bound=Server)
 
@@ -124,6 +124,25 @@ def dynamodb(pytestconfig: pytest.Config) -> Iterator[Dynamo]:
 def mongo(pytestconfig: pytest.Config) -> Iterator[Mongo]:
     """The shared MongoDB server. Name databases by the test."""
     yield from serving(Mongo.shared(), pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def oidc_server(pytestconfig: pytest.Config) -> Iterator[Oidc]:
+    """The shared OpenID provider. Tests use `oidc`, or `own_oidc` to kill it or to have a second one."""
+    yield from serving(Oidc.shared(), pytestconfig)
+
+
+@pytest.fixture
+def oidc(oidc_server: Oidc) -> Oidc:
+    """The OpenID provider with its settings and counts as at its start."""
+    oidc_server.set()
+    return oidc_server
+
+
+@pytest.fixture
+def own_oidc(pytestconfig: pytest.Config) -> Iterator[Oidc]:
+    """An OpenID provider of the test's own, to kill and restart, or to play another one. It takes 1 s."""
+    yield from serving(Oidc(), pytestconfig)
 
 
 @pytest.fixture

@@ -158,6 +158,10 @@ def test_every_link_to_a_file_leads_somewhere():
 
 
 POLICY_PAGES = {
+    "Access": "access.md",
+    "Approval": "approvals.md",
+    "Egress": "egress.md",
+    "OAuth": "oauth.md",
     "Timeout": "policies.md",
     "Screening": "policies.md",
     "Cache": "caching.md",
@@ -245,7 +249,8 @@ def test_every_scheme_of_a_store_is_on_its_page():
 def test_every_extra_is_on_the_page_of_what_needs_it():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
-    text = text_of("stores.md") + text_of("writing-tools.md")
+    pages = "stores writing-tools access oauth secrets sql".split()
+    text = "".join(text_of(f"{page}.md") for page in pages)
     for extra in extras:
         assert f"`toolpost[{extra}]`" in text, extra
 

@@ -32,6 +32,9 @@ ROOMS["testing"] = " ".join(["toolpost", "errors", *ROOMS])
 ROOT_FILES = {"toolpost": " ".join(ROOMS), "__main__": "transports", "errors": "calls"}
 # What a program that only calls tools must not pay for: the command line, servers and their clients.
 HEAVY = {"click", "httpx", "mcp", "rich", "starlette", "uvicorn"}
+# What only tools and settings that ask for it have loaded.
+WHEN_USED = {"asyncpg", "authlib", "cedarpy", "cryptography", "joserfc", "jsonschema_rs", "keyring", "nh3", "psycopg"}
+WHEN_USED |= {"re2", "redis", "sqlglot"}
 
 
 def violations(package: Path) -> list[str]:
@@ -156,6 +159,10 @@ def test_every_public_name_can_be_had() -> None:
 
 def test_importing_toolpost_loads_no_command_line_and_no_server() -> None:
     assert loaded_by("import toolpost") & HEAVY == set()
+
+
+def test_an_executor_that_asks_for_nothing_loads_no_optional_package() -> None:
+    assert loaded_by("from toolpost import ToolExecutor; ToolExecutor()") & (HEAVY | WHEN_USED) == set()
 
 
 # The checker itself, on made-up trees: it must catch each breach and let pass what the plan allows.

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolpost.authoring.base import BaseTool as BaseTool
+    from toolpost.authoring.base import (
+        BaseTool as BaseTool,
+    )
     from toolpost.authoring.decorators import (
         Tool as Tool,
         cache_result as cache_result,
@@ -55,13 +57,23 @@ if TYPE_CHECKING:
         ToolSpec as ToolSpec,
         ToolType as ToolType,
     )
+    from toolpost.calls.access import (
+        Access as Access,
+        Decision as Decision,
+        PolicyEngine as PolicyEngine,
+    )
+    from toolpost.calls.approval import (
+        Approval as Approval,
+    )
     from toolpost.calls.call import (
         Caller as Caller,
         ToolCall as ToolCall,
         create_tool_call as create_tool_call,
         new_id as new_id,
     )
-    from toolpost.calls.clock import Clock as Clock
+    from toolpost.calls.clock import (
+        Clock as Clock,
+    )
     from toolpost.calls.context import (
         IToolEmitter as IToolEmitter,
         IToolExecutor as IToolExecutor,
@@ -76,16 +88,29 @@ if TYPE_CHECKING:
         ToolContextBuilder as ToolContextBuilder,
         register_service as register_service,
     )
-    from toolpost.calls.definition import Hints as Hints, ToolDefinition as ToolDefinition
+    from toolpost.calls.definition import (
+        Hints as Hints,
+        ToolDefinition as ToolDefinition,
+    )
+    from toolpost.calls.egress import (
+        Egress as Egress,
+    )
     from toolpost.calls.errors import (
         AlreadyDoneError as AlreadyDoneError,
+        ApprovalDeniedError as ApprovalDeniedError,
+        ApprovalRequiredError as ApprovalRequiredError,
+        AuditUnavailableError as AuditUnavailableError,
+        AuthorizationRequiredError as AuthorizationRequiredError,
+        AuthorizerFailedError as AuthorizerFailedError,
         CallCancelledError as CallCancelledError,
         CallInProgressError as CallInProgressError,
         CircuitOpenError as CircuitOpenError,
         ClaimLostError as ClaimLostError,
         ConcurrencyLimitError as ConcurrencyLimitError,
         ConfigurationError as ConfigurationError,
+        DefinitionDriftError as DefinitionDriftError,
         DuplicateToolError as DuplicateToolError,
+        EgressDeniedError as EgressDeniedError,
         EngineError as EngineError,
         Failed as Failed,
         IdempotencyMismatchError as IdempotencyMismatchError,
@@ -102,6 +127,7 @@ if TYPE_CHECKING:
         RemoteToolError as RemoteToolError,
         SandboxError as SandboxError,
         SchemaError as SchemaError,
+        SecretUnavailableError as SecretUnavailableError,
         SecurityError as SecurityError,
         StoreUnavailableError as StoreUnavailableError,
         ToolError as ToolError,
@@ -112,11 +138,18 @@ if TYPE_CHECKING:
         UnauthorizedError as UnauthorizedError,
     )
     from toolpost.calls.events import (
+        ApprovalChanged as ApprovalChanged,
         AttemptFailed as AttemptFailed,
         CallFinished as CallFinished,
         CallStarted as CallStarted,
         Logged as Logged,
         Progressed as Progressed,
+    )
+    from toolpost.calls.oauth import (
+        AuthFlow as AuthFlow,
+        Authorization as Authorization,
+        OAuth as OAuth,
+        Revoked as Revoked,
     )
     from toolpost.calls.policies import (
         UNSET as UNSET,
@@ -135,6 +168,9 @@ if TYPE_CHECKING:
         Timeout as Timeout,
         UsageCalculator as UsageCalculator,
     )
+    from toolpost.calls.redaction import (
+        Redactor as Redactor,
+    )
     from toolpost.calls.result import (
         Failure as Failure,
         ToolResult as ToolResult,
@@ -150,10 +186,20 @@ if TYPE_CHECKING:
         PostgreSQLExecutor as PostgreSQLExecutor,
         SQLiteExecutor as SQLiteExecutor,
     )
-    from toolpost.engine.execution_utils import ExecutionUtils as ExecutionUtils
-    from toolpost.engine.executor import ToolExecutor as ToolExecutor, get_executor as get_executor
-    from toolpost.engine.registry import ToolRegistry as ToolRegistry, get_tool_registry as get_tool_registry
-    from toolpost.engine.settings import ExecutorConfig as ExecutorConfig
+    from toolpost.engine.execution_utils import (
+        ExecutionUtils as ExecutionUtils,
+    )
+    from toolpost.engine.executor import (
+        ToolExecutor as ToolExecutor,
+        get_executor as get_executor,
+    )
+    from toolpost.engine.registry import (
+        ToolRegistry as ToolRegistry,
+        get_tool_registry as get_tool_registry,
+    )
+    from toolpost.engine.settings import (
+        ExecutorConfig as ExecutorConfig,
+    )
     from toolpost.engine.spec_executors import (
         BaseToolExecutor as BaseToolExecutor,
         ExecutorFactory as ExecutorFactory,
@@ -161,7 +207,9 @@ if TYPE_CHECKING:
         HttpToolExecutor as HttpToolExecutor,
         NoOpExecutor as NoOpExecutor,
     )
-    from toolpost.errors import TimeoutError as TimeoutError
+    from toolpost.errors import (
+        TimeoutError as TimeoutError,
+    )
     from toolpost.pipeline.breaker_policies import (
         AdaptiveCircuitBreakerPolicy as AdaptiveCircuitBreakerPolicy,
         CircuitBreakerPolicyFactory as CircuitBreakerPolicyFactory,
@@ -177,7 +225,9 @@ if TYPE_CHECKING:
         IdempotencyKeyGeneratorFactory as IdempotencyKeyGeneratorFactory,
         IIdempotencyKeyGenerator as IIdempotencyKeyGenerator,
     )
-    from toolpost.pipeline.limit import RateLimiter as RateLimiter
+    from toolpost.pipeline.limit import (
+        RateLimiter as RateLimiter,
+    )
     from toolpost.pipeline.retry_policies import (
         CustomRetryPolicy as CustomRetryPolicy,
         ExponentialBackoffRetryPolicy as ExponentialBackoffRetryPolicy,
@@ -190,8 +240,65 @@ if TYPE_CHECKING:
         DbStrategyFactory as DbStrategyFactory,
         IDbOperationStrategy as IDbOperationStrategy,
     )
-    from toolpost.security.limits import SecurityValidator as SecurityValidator
-    from toolpost.security.rules import Finding as Finding, screen_text as screen_text
+    from toolpost.runners.http_client import (
+        HttpClient as HttpClient,
+    )
+    from toolpost.runners.http_response import (
+        HttpResponse as HttpResponse,
+    )
+    from toolpost.runners.sql import (
+        SqlDatabase as SqlDatabase,
+    )
+    from toolpost.security.api_keys import (
+        ApiKey as ApiKey,
+        ApiKeys as ApiKeys,
+        NewApiKey as NewApiKey,
+    )
+    from toolpost.security.approval_records import (
+        ApprovalRecord as ApprovalRecord,
+    )
+    from toolpost.security.cedar import (
+        CedarEngine as CedarEngine,
+    )
+    from toolpost.security.commands import (
+        command_environment as command_environment,
+        command_line as command_line,
+    )
+    from toolpost.security.egress import (
+        EgressGuard as EgressGuard,
+    )
+    from toolpost.security.issuers import (
+        JwtIssuer as JwtIssuer,
+    )
+    from toolpost.security.jwt import (
+        JwtVerifier as JwtVerifier,
+    )
+    from toolpost.security.limits import (
+        SecurityValidator as SecurityValidator,
+    )
+    from toolpost.security.markup import (
+        escape_html as escape_html,
+        safe_html as safe_html,
+    )
+    from toolpost.security.oauth import (
+        AuthorizationManager as AuthorizationManager,
+    )
+    from toolpost.security.oauth_provider import (
+        OAuthProvider as OAuthProvider,
+    )
+    from toolpost.security.rules import (
+        Finding as Finding,
+        screen_text as screen_text,
+    )
+    from toolpost.security.secrets import (
+        SecretProvider as SecretProvider,
+    )
+    from toolpost.security.sql import (
+        SqlPolicy as SqlPolicy,
+    )
+    from toolpost.security.tokens import (
+        Authenticator as Authenticator,
+    )
     from toolpost.stores import (
         Blobs as Blobs,
         Records as Records,
@@ -205,7 +312,10 @@ if TYPE_CHECKING:
         SystemMetrics as SystemMetrics,
         get_metrics_collector as get_metrics_collector,
     )
-    from toolpost.telemetry.logs import JsonFormatter as JsonFormatter
+    from toolpost.telemetry.logs import (
+        JsonFormatter as JsonFormatter,
+        SecretFilter as SecretFilter,
+    )
     from toolpost.telemetry.metrics import (
         ExecutorMetrics as ExecutorMetrics,
         ToolExecutorStats as ToolExecutorStats,
@@ -216,9 +326,16 @@ if TYPE_CHECKING:
         Price as Price,
         TokenUsageCalculator as TokenUsageCalculator,
     )
-    from toolpost.toolbox import standard_tools as standard_tools
-    from toolpost.toolbox.files import file_tools as file_tools
-    from toolpost.toolbox.web import web_tools as web_tools
+    from toolpost.toolbox import (
+        sql_tools as sql_tools,
+        standard_tools as standard_tools,
+    )
+    from toolpost.toolbox.files import (
+        file_tools as file_tools,
+    )
+    from toolpost.toolbox.web import (
+        web_tools as web_tools,
+    )
     from toolpost.transports.wire import (
         decode_calls as decode_calls,
         decode_name as decode_name,
@@ -235,10 +352,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS: dict[str, str] = {
+    "Access": "toolpost.calls.access",
     "AdaptiveCircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
     "AlreadyDoneError": "toolpost.calls.errors",
+    "ApiKey": "toolpost.security.api_keys",
+    "ApiKeys": "toolpost.security.api_keys",
+    "Approval": "toolpost.calls.approval",
+    "ApprovalChanged": "toolpost.calls.events",
+    "ApprovalDeniedError": "toolpost.calls.errors",
+    "ApprovalRecord": "toolpost.security.approval_records",
+    "ApprovalRequiredError": "toolpost.calls.errors",
     "ArrayParameter": "toolpost.authoring.parameters",
     "AttemptFailed": "toolpost.calls.events",
+    "AuditUnavailableError": "toolpost.calls.errors",
+    "AuthFlow": "toolpost.calls.oauth",
+    "Authenticator": "toolpost.security.tokens",
+    "Authorization": "toolpost.calls.oauth",
+    "AuthorizationManager": "toolpost.security.oauth",
+    "AuthorizationRequiredError": "toolpost.calls.errors",
+    "AuthorizerFailedError": "toolpost.calls.errors",
     "BaseDbExecutor": "toolpost.engine.db_executors",
     "BaseTool": "toolpost.authoring.base",
     "BaseToolExecutor": "toolpost.engine.spec_executors",
@@ -251,6 +383,7 @@ _EXPORTS: dict[str, str] = {
     "CallInProgressError": "toolpost.calls.errors",
     "CallStarted": "toolpost.calls.events",
     "Caller": "toolpost.calls.call",
+    "CedarEngine": "toolpost.security.cedar",
     "CircuitBreakerConfig": "toolpost.authoring.specs",
     "CircuitBreakerPolicyFactory": "toolpost.pipeline.breaker_policies",
     "CircuitBreakerState": "toolpost.calls.policies",
@@ -266,10 +399,15 @@ _EXPORTS: dict[str, str] = {
     "DatabaseProvider": "toolpost.authoring.specs",
     "DbStrategyFactory": "toolpost.runners.db",
     "DbToolSpec": "toolpost.authoring.specs",
+    "Decision": "toolpost.calls.access",
     "DefaultIdempotencyKeyGenerator": "toolpost.pipeline.keys",
+    "DefinitionDriftError": "toolpost.calls.errors",
     "DuplicateToolError": "toolpost.calls.errors",
     "DynamoDBExecutor": "toolpost.engine.db_executors",
     "DynamoDbToolSpec": "toolpost.authoring.specs",
+    "Egress": "toolpost.calls.egress",
+    "EgressDeniedError": "toolpost.calls.errors",
+    "EgressGuard": "toolpost.security.egress",
     "EngineError": "toolpost.calls.errors",
     "Exclusive": "toolpost.calls.policies",
     "ExecutionUtils": "toolpost.engine.execution_utils",
@@ -287,6 +425,8 @@ _EXPORTS: dict[str, str] = {
     "GenericUsageCalculator": "toolpost.telemetry.usage",
     "HashBasedIdempotencyKeyGenerator": "toolpost.pipeline.keys",
     "Hints": "toolpost.calls.definition",
+    "HttpClient": "toolpost.runners.http_client",
+    "HttpResponse": "toolpost.runners.http_response",
     "HttpToolExecutor": "toolpost.engine.spec_executors",
     "HttpToolSpec": "toolpost.authoring.specs",
     "ICircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
@@ -310,15 +450,20 @@ _EXPORTS: dict[str, str] = {
     "IntegerParameter": "toolpost.authoring.parameters",
     "JsonFormatter": "toolpost.telemetry.logs",
     "JsonSchema": "toolpost.authoring.jsonschema",
+    "JwtIssuer": "toolpost.security.issuers",
+    "JwtVerifier": "toolpost.security.jwt",
     "Logged": "toolpost.calls.events",
     "MetricsCollector": "toolpost.telemetry.collector",
     "MySQLExecutor": "toolpost.engine.db_executors",
     "MySqlToolSpec": "toolpost.authoring.specs",
+    "NewApiKey": "toolpost.security.api_keys",
     "NoOpCircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
     "NoOpExecutor": "toolpost.engine.spec_executors",
     "NoRetryPolicy": "toolpost.pipeline.retry_policies",
     "NotSupportedError": "toolpost.calls.errors",
     "NumericParameter": "toolpost.authoring.parameters",
+    "OAuth": "toolpost.calls.oauth",
+    "OAuthProvider": "toolpost.security.oauth_provider",
     "ObjectParameter": "toolpost.authoring.parameters",
     "OperationError": "toolpost.calls.errors",
     "OutcomeUnknownError": "toolpost.calls.errors",
@@ -329,6 +474,7 @@ _EXPORTS: dict[str, str] = {
     "PermissionDeniedError": "toolpost.calls.errors",
     "PluginError": "toolpost.calls.errors",
     "Policies": "toolpost.calls.policies",
+    "PolicyEngine": "toolpost.calls.access",
     "PostgreSQLExecutor": "toolpost.engine.db_executors",
     "PostgreSqlToolSpec": "toolpost.authoring.specs",
     "Price": "toolpost.telemetry.usage",
@@ -338,18 +484,25 @@ _EXPORTS: dict[str, str] = {
     "RateLimiter": "toolpost.pipeline.limit",
     "Reconciled": "toolpost.calls.policies",
     "Records": "toolpost.stores",
+    "Redactor": "toolpost.calls.redaction",
     "Rejected": "toolpost.calls.errors",
     "RemoteToolError": "toolpost.calls.errors",
     "Retry": "toolpost.calls.policies",
     "RetryConfig": "toolpost.authoring.specs",
     "RetryPolicyFactory": "toolpost.pipeline.retry_policies",
     "RetryableErrorType": "toolpost.calls.policies",
+    "Revoked": "toolpost.calls.oauth",
     "SQLiteExecutor": "toolpost.engine.db_executors",
     "SandboxError": "toolpost.calls.errors",
     "SchemaError": "toolpost.calls.errors",
     "Screening": "toolpost.calls.policies",
+    "SecretFilter": "toolpost.telemetry.logs",
+    "SecretProvider": "toolpost.security.secrets",
+    "SecretUnavailableError": "toolpost.calls.errors",
     "SecurityError": "toolpost.calls.errors",
     "SecurityValidator": "toolpost.security.limits",
+    "SqlDatabase": "toolpost.runners.sql",
+    "SqlPolicy": "toolpost.security.sql",
     "SqliteToolSpec": "toolpost.authoring.specs",
     "StandardCircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
     "State": "toolpost.stores",
@@ -384,6 +537,8 @@ _EXPORTS: dict[str, str] = {
     "UnauthorizedError": "toolpost.calls.errors",
     "UsageCalculator": "toolpost.calls.policies",
     "cache_result": "toolpost.authoring.decorators",
+    "command_environment": "toolpost.security.commands",
+    "command_line": "toolpost.security.commands",
     "create_tool_call": "toolpost.calls.call",
     "decode_calls": "toolpost.transports.wire",
     "decode_name": "toolpost.transports.wire",
@@ -391,6 +546,7 @@ _EXPORTS: dict[str, str] = {
     "encode_name": "toolpost.transports.wire",
     "encode_result": "toolpost.transports.wire",
     "encode_results": "toolpost.transports.wire",
+    "escape_html": "toolpost.security.markup",
     "export_tool": "toolpost.transports.wire",
     "export_tools": "toolpost.transports.wire",
     "file_tools": "toolpost.toolbox.files",
@@ -408,8 +564,10 @@ _EXPORTS: dict[str, str] = {
     "register_db_driver": "toolpost.authoring.serialize",
     "register_service": "toolpost.calls.context",
     "run_in_executor": "toolpost.authoring.decorators",
+    "safe_html": "toolpost.security.markup",
     "sanitize_input": "toolpost.authoring.decorators",
     "screen_text": "toolpost.security.rules",
+    "sql_tools": "toolpost.toolbox",
     "standard_tools": "toolpost.toolbox",
     "strict_problems": "toolpost.transports.wire",
     "tool_from_dict": "toolpost.authoring.serialize",
@@ -422,10 +580,25 @@ _EXPORTS: dict[str, str] = {
 _UNSTARRED = frozenset({"TimeoutError"})  # it would hide the builtin from whoever imports *
 
 __all__ = [
+    "Access",
     "AdaptiveCircuitBreakerPolicy",
     "AlreadyDoneError",
+    "ApiKey",
+    "ApiKeys",
+    "Approval",
+    "ApprovalChanged",
+    "ApprovalDeniedError",
+    "ApprovalRecord",
+    "ApprovalRequiredError",
     "ArrayParameter",
     "AttemptFailed",
+    "AuditUnavailableError",
+    "AuthFlow",
+    "Authenticator",
+    "Authorization",
+    "AuthorizationManager",
+    "AuthorizationRequiredError",
+    "AuthorizerFailedError",
     "BaseDbExecutor",
     "BaseTool",
     "BaseToolExecutor",
@@ -438,6 +611,7 @@ __all__ = [
     "CallInProgressError",
     "CallStarted",
     "Caller",
+    "CedarEngine",
     "CircuitBreakerConfig",
     "CircuitBreakerPolicyFactory",
     "CircuitBreakerState",
@@ -453,10 +627,15 @@ __all__ = [
     "DatabaseProvider",
     "DbStrategyFactory",
     "DbToolSpec",
+    "Decision",
     "DefaultIdempotencyKeyGenerator",
+    "DefinitionDriftError",
     "DuplicateToolError",
     "DynamoDBExecutor",
     "DynamoDbToolSpec",
+    "Egress",
+    "EgressDeniedError",
+    "EgressGuard",
     "EngineError",
     "Exclusive",
     "ExecutionUtils",
@@ -474,6 +653,8 @@ __all__ = [
     "GenericUsageCalculator",
     "HashBasedIdempotencyKeyGenerator",
     "Hints",
+    "HttpClient",
+    "HttpResponse",
     "HttpToolExecutor",
     "HttpToolSpec",
     "ICircuitBreakerPolicy",
@@ -497,15 +678,20 @@ __all__ = [
     "IntegerParameter",
     "JsonFormatter",
     "JsonSchema",
+    "JwtIssuer",
+    "JwtVerifier",
     "Logged",
     "MetricsCollector",
     "MySQLExecutor",
     "MySqlToolSpec",
+    "NewApiKey",
     "NoOpCircuitBreakerPolicy",
     "NoOpExecutor",
     "NoRetryPolicy",
     "NotSupportedError",
     "NumericParameter",
+    "OAuth",
+    "OAuthProvider",
     "ObjectParameter",
     "OperationError",
     "OutcomeUnknownError",
@@ -516,6 +702,7 @@ __all__ = [
     "PermissionDeniedError",
     "PluginError",
     "Policies",
+    "PolicyEngine",
     "PostgreSQLExecutor",
     "PostgreSqlToolSpec",
     "Price",
@@ -525,18 +712,25 @@ __all__ = [
     "RateLimiter",
     "Reconciled",
     "Records",
+    "Redactor",
     "Rejected",
     "RemoteToolError",
     "Retry",
     "RetryConfig",
     "RetryPolicyFactory",
     "RetryableErrorType",
+    "Revoked",
     "SQLiteExecutor",
     "SandboxError",
     "SchemaError",
     "Screening",
+    "SecretFilter",
+    "SecretProvider",
+    "SecretUnavailableError",
     "SecurityError",
     "SecurityValidator",
+    "SqlDatabase",
+    "SqlPolicy",
     "SqliteToolSpec",
     "StandardCircuitBreakerPolicy",
     "State",
@@ -570,6 +764,8 @@ __all__ = [
     "UnauthorizedError",
     "UsageCalculator",
     "cache_result",
+    "command_environment",
+    "command_line",
     "create_tool_call",
     "decode_calls",
     "decode_name",
@@ -577,6 +773,7 @@ __all__ = [
     "encode_name",
     "encode_result",
     "encode_results",
+    "escape_html",
     "export_tool",
     "export_tools",
     "file_tools",
@@ -594,8 +791,10 @@ __all__ = [
     "register_db_driver",
     "register_service",
     "run_in_executor",
+    "safe_html",
     "sanitize_input",
     "screen_text",
+    "sql_tools",
     "standard_tools",
     "strict_problems",
     "tool_from_dict",

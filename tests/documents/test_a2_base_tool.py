@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolpost import (
     BaseTool,
     ConfigurationError,
+    Egress,
     InputValidationError,
     OperationError,
     SecurityError,
@@ -30,6 +31,7 @@ from toolpost import (
     get_executor,
     get_metrics_collector,
     measure_execution_time,
+    policy,
     run_in_executor,
     validate_input,
 )
@@ -140,6 +142,7 @@ class FetchTool(BaseTool):
         url: str
         timeout: int = 30
 
+    @policy(Egress(private=("127.0.0.1:*",)))  # the site of these tests is on this machine
     async def fetch_url(self, url: str, timeout: int = 30) -> str:
         host, _, rest = url.removeprefix("http://").partition("/")
         name, _, port = host.partition(":")

@@ -19,6 +19,7 @@ from toolpost import (
     DbToolSpec,
     DynamoDBExecutor,
     DynamoDbToolSpec,
+    Egress,
     ExponentialBackoffRetryPolicy,
     FieldBasedIdempotencyKeyGenerator,
     FixedRetryPolicy,
@@ -342,6 +343,7 @@ def api_spec(api: Api) -> HttpToolSpec:
         description="Call an external API",
         url=api.url,
         method="post",
+        egress=Egress(private=("127.0.0.1:*",)),
         parameters=[StringParameter(name="request_id", required=True), StringParameter(name="what", required=True)],
     )
     spec.idempotency_key_generator = HashBasedIdempotencyKeyGenerator(

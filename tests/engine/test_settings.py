@@ -24,8 +24,9 @@ URLS = {
     "state_url": "redis://r",
     "records_url": "postgresql://r/d",
     "blobs_url": "s3://bucket",
+    "egress_proxy": "http://p:3128",
 }
-"""A text that each setting which names a store takes."""
+"""A text that each secret setting takes that is an address."""
 
 DOCUMENTED_DEFAULTS = {
     "enable_cache": True,
@@ -133,7 +134,9 @@ def test_a_switch_takes_nothing_but_true_and_false(setting: str, value: Any) -> 
     assert constructor_refusal(**{setting: value}).startswith(f"{setting} must be true or false, got ")
 
 
-@pytest.mark.parametrize("setting", [s for s, f in FORMS.items() if "number" in f.expected or "port" in f.expected])
+@pytest.mark.parametrize(
+    "setting", [s for s, f in FORMS.items() if "a number" in f.expected or f.expected.startswith(("a whole", "a port"))]
+)
 @pytest.mark.parametrize("value", [True, "5", -1, float("nan"), float("inf"), [5]])
 def test_a_number_takes_no_boolean_no_text_and_nothing_out_of_bounds(setting: str, value: Any) -> None:
     assert constructor_refusal(**{setting: value}).startswith(f"{setting} must be a ")
@@ -327,8 +330,10 @@ def test_every_setting_has_a_variable_with_the_prefix(setting: str) -> None:
     texts = {"enable": "no", "allowed_directories": "/a", "plugins": "a:b", "allowed_hosts": "h"}
     value = getattr(ExecutorConfig(), setting)
     text = next((t for part, t in texts.items() if setting.startswith(part)), None)
-    text = text or {"oauth_redirect_uri": "https://r", **URLS}.get(setting)
-    text = text or ("17" if value is None or value == () else str(value))
+    text = text or URLS.get(setting) or ("https://r" if "https:// URL" in FORMS[setting].expected else None)
+    text = text or (
+        "17" if value is None else ",".join(map(str, value)) or "17" if isinstance(value, tuple) else str(value)
+    )
 
     config = ExecutorConfig.load(environ={f"TOOL_EXECUTOR_{setting.upper()}": text})
 
@@ -528,7 +533,7 @@ SECRETS = [setting for setting, form in FORMS.items() if form.secret]
 
 
 def test_what_holds_a_secret_is_marked_secret() -> None:
-    named = {"arcade_api_key", "oauth_client_secret", "database_url", "secret_key"}
+    named = {"arcade_api_key", "oauth_client_secret", "database_url", "secret_key", "secret_key_previous"}
 
     assert set(SECRETS) == named | URLS.keys()
 
@@ -739,7 +744,7 @@ def documented(default: Any) -> str:
         case bool():
             return str(default).lower()
         case tuple():
-            return "[]"
+            return f"[{', '.join(map(str, default))}]"
         case int() | float():
             return f"{default:.10g}"
         case _:

@@ -24,7 +24,9 @@ from toolpost.pipeline.screen import screen
 from toolpost.pipeline.settle import settle
 from toolpost.testing import executor_for
 
-NAMES = "settle trace validate screen authorize limit once cache breaker retry timeout".split()
+NAMES = """
+    settle trace audit validate screen authorize grant approve limit once cache spend breaker retry timeout reveal
+""".split()
 
 
 def test_the_order_is_pinned():
@@ -34,7 +36,7 @@ def test_the_order_is_pinned():
 def test_further_stages_stand_only_between_validate_and_timeout():
     extra = lambda tool, services, next: next  # noqa: E731
 
-    assert [s.__name__ for s in with_stages(screen, extra)][3:5] == ["screen", "<lambda>"]
+    assert [s.__name__ for s in with_stages(screen, extra)][4:6] == ["screen", "<lambda>"]
     with pytest.raises(ValueError, match="between"):
         with_stages(settle, extra)
     with pytest.raises(ValueError, match="between"):

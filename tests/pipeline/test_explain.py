@@ -73,7 +73,7 @@ async def test_every_stage_says_what_it_decided_in_order():
         "retry": "",
         "timeout": "not in the chain",
         "runner": "ran",
-    }
+    } | dict.fromkeys(("audit", "grant", "approve", "spend", "reveal"), "not in the chain")
     rules = {entry["stage"]: entry.get("rule") for entry in result.explanation}
     assert rules["limit"] == "RateLimit(calls=100)"
     assert rules["breaker"] == "Breaker(failures=2)"

@@ -1,13 +1,20 @@
 """validate, screen, authorize, limit, trace: each refuses before the body runs, or watches without touching."""
 
+import asyncio
 import logging
 from collections import deque
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from toolpost import (
+    Access,
+    AuthorizerFailedError,
     BaseTool,
+    Caller,
+    ConfigurationError,
+    Decision,
     InputValidationError,
     OutputValidationError,
     PermissionDeniedError,
@@ -17,10 +24,14 @@ from toolpost import (
     Screening,
     SecurityError,
     Tool,
+    ToolExecutor,
     UnauthorizedError,
     create_tool_call,
     sanitize_input,
 )
+from toolpost.calls.policies import Policies
+from toolpost.pipeline.authorize import authorize
+from toolpost.pipeline.invocation import Invocation
 from toolpost.testing import FakeClock, executor_for
 
 FRAGMENTS = {"text": {"type": "string"}, "count": {"type": "integer", "default": 2}}
@@ -118,7 +129,7 @@ class TestScreen:
     async def test_text_is_judged_by_the_role_of_its_parameter(self):
         made = tool(parameters={"path": {"type": "string"}, "note": {"type": "string"}})
         with executor_for(made) as executor:
-            await executor.call("Demo.Echo", path="docs/a.md", note="see ../../etc/passwd; it's odd")
+            await executor.call("Demo.Echo", path="docs/a.md", note="see /etc/passwd; it's odd")
             with pytest.raises(SecurityError) as caught:
                 await executor.call("Demo.Echo", path="../../etc/passwd", note="fine")
 
@@ -242,8 +253,159 @@ class TestAuthorize:
             with pytest.raises(PermissionDeniedError) as caught:
                 await executor.call("Demo.Echo", text="a")
 
-        assert caught.value.details["authorizer"] == ("denied" if verdict is False else "failed")
+        denied = verdict is False
+        assert caught.value.details["authorizer"] == ("denied" if denied else "failed")
+        assert (caught.value.status, caught.value.code) == ((403, "denied") if denied else (503, "authorizer_failed"))
+        assert isinstance(caught.value, AuthorizerFailedError) is not denied
+        assert "engine down" not in caught.value.message
         assert made.ran == []
+
+    @pytest.mark.parametrize("verdict", [True, None])
+    async def test_a_hook_that_has_no_objection_lets_the_call_pass(self, verdict):
+        with executor_for(tool(), authorizer=lambda definition, caller, arguments: verdict) as executor:
+            assert await executor.call("Demo.Echo", text="a")
+
+    async def test_a_hook_may_give_a_decision(self):
+        hook = lambda definition, caller, arguments: Decision(False, "rule-8")  # noqa: E731
+        made = tool()
+        with executor_for(made, authorizer=hook) as executor, pytest.raises(PermissionDeniedError) as caught:
+            await executor.call("Demo.Echo", text="a")
+
+        assert (caught.value.details["rule"], made.ran) == ("rule-8", [])
+
+    @pytest.mark.parametrize("verdict", [0, "", "denied", [], object(), Decision("no")])
+    async def test_a_hook_that_gives_anything_else_lets_nothing_pass(self, verdict):
+        made = tool()
+        with executor_for(made, authorizer=lambda definition, caller, arguments: verdict) as executor:
+            with pytest.raises(AuthorizerFailedError):
+                await executor.call("Demo.Echo", text="a")
+
+        assert made.ran == []
+
+    @pytest.mark.parametrize("options", [{"requires_auth": True}, {"access": Access(requires_user=True)}])
+    async def test_a_user_without_a_name_is_nobody(self, options):
+        made = tool(**options)
+        with executor_for(made) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, user_id=""))
+
+            assert (result.status_code, made.ran) == (401, [])
+            assert executor.get_available_tools(Caller(user_id="")) == []
+
+    def test_what_is_neither_hook_nor_engine_is_refused(self):
+        with pytest.raises(ConfigurationError, match="must be callable"):
+            ToolExecutor(authorizer=5)
+
+    async def test_a_tool_that_asks_for_nothing_pays_nothing(self):
+        services = SimpleNamespace(authorizer=None, policy_engine=None, defaults=Policies())
+        next = object()
+
+        assert authorize(tool().tool_definition, services, next) is next
+
+    async def test_asking_for_permissions_takes_no_coroutine(self):
+        services = SimpleNamespace(authorizer=None, policy_engine=None, defaults=Policies())
+        by_permission = authorize(tool(permissions=["a"]).tool_definition, services, lambda inv: "next")
+        by_role = authorize(tool(access=Access(roles=("a",))).tool_definition, services, lambda inv: "next")
+        inv = Invocation.of({})
+        inv.caller = Caller(scopes=frozenset({"a"}), roles=frozenset({"a"}))
+
+        assert (by_permission(inv), by_role(inv)) == ("next", "next")
+
+
+class Engine:
+    """A policy engine that says what it is told to."""
+
+    name = "house"
+
+    def __init__(self, said, wait_s=0.0):
+        self.said, self.wait_s, self.asked = said, wait_s, []
+
+    async def decide(self, definition, caller, arguments):
+        self.asked.append((definition.name, caller.user_id, dict(arguments)))
+        await asyncio.sleep(self.wait_s)
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+class TestPolicyEngine:
+    async def test_it_decides_by_tool_caller_and_arguments(self):
+        engine, made = Engine(Decision(True, "rule-7")), tool()
+        with executor_for(made, authorizer=engine) as executor:
+            call = create_tool_call("Demo.Echo", {"text": "a"}, user_id="ann")
+            result = await executor.execute_tool_call(call, explain=True)
+
+        told = next(entry for entry in result.explanation if entry["stage"] == "authorize")
+        assert result.success
+        assert engine.asked == [("Demo.Echo", "ann", {"text": "a", "count": 2})]
+        assert (told["decision"], told["notes"][0]["rule"]) == ("allowed by rule-7", "rule-7")
+
+    async def test_a_denial_names_the_rule_and_the_reason(self):
+        made = tool()
+        with executor_for(made, authorizer=Engine(Decision(False, "rule-8", "not on Sundays"))) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+
+        assert (result.status_code, result.failure.code, result.error) == (403, "denied", "not on Sundays")
+        assert result.failure.details == {"authorizer": "denied", "engine": "house", "rule": "rule-8"}
+        assert made.ran == []
+
+    @pytest.mark.parametrize("said", [RuntimeError("socket closed"), True, None, Decision("yes"), Decision(1)])
+    async def test_one_that_errs_or_says_nothing_refuses_and_is_told_apart(self, said, caplog):
+        made = tool()
+        with executor_for(made, authorizer=Engine(said)) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+
+        assert (result.status_code, result.failure.code, result.failure.retryable) == (503, "authorizer_failed", True)
+        assert "the policy engine 'house' failed" in result.error
+        assert "socket closed" not in result.error
+        assert "authorizer failed: Demo.Echo" in caplog.text
+        assert made.ran == []
+
+    async def test_one_that_hangs_is_cut_by_the_calls_deadline(self):
+        made = tool()
+        with executor_for(made, authorizer=Engine(Decision(True), wait_s=60)) as executor:
+            call = create_tool_call("Demo.Echo", {"text": "a"}, deadline_s=0.05)
+            result = await executor.execute_tool_call(call)
+
+        assert (result.failure.code, result.failure.outcome) == ("timeout", "not_run")
+        assert made.ran == []
+
+    async def test_one_that_hangs_is_cut_by_its_own_patience(self, monkeypatch):
+        for module in ("access", "engines"):
+            monkeypatch.setattr(f"toolpost.security.{module}.PATIENCE_S", 0.05)
+        made = tool()
+        with executor_for(made, authorizer=Engine(Decision(True), wait_s=60)) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+
+        assert (result.failure.code, made.ran) == ("authorizer_failed", [])
+        assert "gave no answer within 0.05 s" in result.error
+
+    def test_an_async_one_decides_blocking_calls(self):
+        with executor_for(tool(), authorizer=Engine(Decision(False, "no"))) as executor:
+            with pytest.raises(PermissionDeniedError):
+                executor.call_sync("Demo.Echo", text="a")
+
+    async def test_the_tools_own_access_is_asked_first(self):
+        engine = Engine(Decision(True))
+        with executor_for(tool(access=Access(roles=("clerk",))), authorizer=engine) as executor:
+            result = await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}))
+
+        assert (result.status_code, engine.asked) == (403, [])
+
+    async def test_hook_and_the_engine_of_the_settings_must_agree(self, tmp_path):
+        policies = tmp_path / "policies.cedar"
+        policies.write_text('permit(principal == User::"ann", action, resource);')
+        settings = {"authorizer_policies": policies, "config": {"authorizer": "cedar"}}
+        hook = lambda definition, caller, arguments: caller.tenant == "acme"  # noqa: E731
+        with executor_for(tool(), authorizer=hook, **settings) as executor:
+
+            async def status(**caller):
+                return (
+                    await executor.execute_tool_call(create_tool_call("Demo.Echo", {"text": "a"}, **caller))
+                ).success
+
+            assert await status(user_id="ann", tenant="acme")
+            assert not await status(user_id="ann", tenant="other")
+            assert not await status(user_id="bob", tenant="acme")
 
     async def test_an_async_authorizer_sees_caller_and_arguments(self):
         seen = []

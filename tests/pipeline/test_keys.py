@@ -13,6 +13,7 @@ from collections import OrderedDict
 
 import pytest
 from hypothesis import assume, given, strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from toolpost import Caller, ConfigurationError, InputValidationError, Tool, ToolContext
 from toolpost.calls.policies import Idempotency
@@ -381,3 +382,21 @@ def test_many_callers_do_not_fill_the_memory():
     assert len(keys) == 5000
     kept = next(cell.cell_contents for cell in make.__closure__ or () if isinstance(cell.cell_contents, dict))
     assert len(kept) <= 1024
+
+
+def test_models_that_differ_in_what_their_dump_leaves_out_or_masks_have_other_forms():
+    class Payment(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        to: str
+        note: str = Field("", exclude=True)
+
+        @field_serializer("to")
+        def masked(self, to):
+            return "***"
+
+    forms = {
+        canonical(Payment(**fields))
+        for fields in ({"to": "a"}, {"to": "b"}, {"to": "a", "note": "x"}, {"to": "a", "more": 1}, {"to": "a"})
+    }
+
+    assert len(forms) == 4

@@ -10,15 +10,18 @@ import re
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -42,7 +45,8 @@ from toolpost import (
 )
 from toolpost.authoring.parameters import ArrayParameter, BooleanParameter, ObjectParameter
 from toolpost.calls.definition import HttpBody
-from toolpost.runners.http import _retry_after_s
+from toolpost.runners.http_answers import retry_after_s
+from toolpost.runners.http_exchange import of_transport
 from toolpost.runners.http_request import Template, quoted_key
 from toolpost.testing import FakeClock, executor_for
 
@@ -132,7 +136,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def executor() -> Iterator[ToolExecutor]:
-    with executor_for(enable_security_checks=False) as made:
+    with executor_for(enable_security_checks=False, egress_private=LOCAL) as made:
         yield made
 
 
@@ -141,7 +145,13 @@ def spec_for(url: str, *parameters: Any, **changes: Any) -> HttpToolSpec:
     return HttpToolSpec(**{**values, "url": url, **changes})
 
 
+LOCAL = ("127.0.0.1:*", "localhost:*", "no-such-host.invalid:*")
 TEXT, CITY = StringParameter(name="text"), StringParameter(name="city")
+
+
+def connections(executor: ToolExecutor) -> Any:
+    """Where the executor keeps the connections of tools without an Egress of their own, for each loop."""
+    return executor._resources.clients._made["http", executor._guards.egress.reach()]
 
 
 async def run(executor: ToolExecutor, spec: HttpToolSpec, /, **args: Any) -> Any:
@@ -273,6 +283,19 @@ def test_no_argument_reaches_scheme_host_port_or_another_segment() -> None:
         assert parts.fragment == ""
 
     holds()
+
+
+async def test_no_message_has_the_value_of_a_header_that_cannot_be_sent(
+    upstream: Upstream, executor: ToolExecutor
+) -> None:
+    spec = spec_for(f"{upstream.url}/o", TEXT, headers={"X-Key": "{text}"})
+
+    padded = await run(executor, spec, text="hush-hush ")
+
+    assert padded.failure.code == "invalid_input"
+    assert "hush" not in padded.error
+    error = of_transport("GET x", "GET", httpx.LocalProtocolError("Illegal header value b'hush-hush '"))
+    assert "hush" not in error.message
 
 
 async def test_a_header_cannot_be_split_by_an_argument(upstream: Upstream, executor: ToolExecutor) -> None:
@@ -546,7 +569,7 @@ async def test_retry_after_is_seconds_or_a_date(upstream: Upstream, header: str)
     upstream.status, upstream.headers = 429, {"Retry-After": header}
     clock = FakeClock(start=1_750_000_000.0)
 
-    with executor_for(clock=clock) as executor:
+    with executor_for(clock=clock, egress_private=LOCAL) as executor:
         error = await raised(executor, spec_for(f"{upstream.url}/o"))
 
     assert error.retry_after_s == 7.0
@@ -554,12 +577,12 @@ async def test_retry_after_is_seconds_or_a_date(upstream: Upstream, header: str)
 
 @pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_retry_after_is_a_time_that_can_be_waited(value: str) -> None:
-    assert _retry_after_s(value, lambda: 0.0) == 1e9
+    assert retry_after_s(value, lambda: 0.0) == 1e9
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("soon", None), ("-1", None), ("0", 0.0), ("٣", None)])
 def test_a_retry_after_that_says_nothing_is_none(value: str | None, seconds: float | None) -> None:
-    assert _retry_after_s(value, lambda: 0.0) == seconds
+    assert retry_after_s(value, lambda: 0.0) == seconds
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
@@ -594,7 +617,7 @@ async def test_a_connection_that_breaks_leaves_the_outcome_open(
 
 @pytest.mark.parametrize(("method", "outcome"), [("post", "unknown"), ("get", "stopped")])
 async def test_an_answer_that_does_not_come_in_time_is_a_timeout(upstream: Upstream, method: str, outcome: str) -> None:
-    with executor_for() as executor:
+    with executor_for(egress_private=LOCAL) as executor:
         assert (await run(executor, spec_for(f"{upstream.url}/o", method=method))).success  # the client is made
         upstream.pause.clear()
         error = await raised(executor, spec_for(f"{upstream.url}/o", method=method, timeout_s=0.5))
@@ -608,7 +631,7 @@ async def test_an_answer_that_does_not_come_in_time_is_a_timeout(upstream: Upstr
 
 
 def test_a_caller_that_blocks_is_served_too(upstream: Upstream) -> None:
-    with executor_for(spec_for(f"{upstream.url}/o", TEXT).define()) as executor:
+    with executor_for(spec_for(f"{upstream.url}/o", TEXT).define(), egress_private=LOCAL) as executor:
         for _ in range(2):
             result = executor.execute_sync(create_tool_call("shop", {"text": "t"}))
             assert result.success, result.error
@@ -617,11 +640,11 @@ def test_a_caller_that_blocks_is_served_too(upstream: Upstream) -> None:
 
 
 def test_each_loop_has_its_own_client_and_closes_it(upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
-    with executor_for() as executor:
+    with executor_for(egress_private=LOCAL) as executor:
         for _ in range(3):
             result = asyncio.run(run(executor, spec_for(f"{upstream.url}/o")))
             assert result.success, result.error
-        clients = executor._resources.clients.the("http", lambda: None)
+        clients = connections(executor)
         assert clients._kept == {}
 
     assert len(upstream.connections) == 3
@@ -630,9 +653,9 @@ def test_each_loop_has_its_own_client_and_closes_it(upstream: Upstream, caplog: 
 
 def test_closing_the_executor_closes_the_clients_of_loops_that_go_on(upstream: Upstream) -> None:
     async def journey() -> bool:
-        with executor_for() as executor:
+        with executor_for(egress_private=LOCAL) as executor:
             assert (await run(executor, spec_for(f"{upstream.url}/o"))).success
-            (kept,) = executor._resources.clients.the("http", lambda: None)._kept.values()
+            (kept,) = connections(executor)._kept.values()
         async with asyncio.timeout(20):
             while kept.value._pool.connections:
                 await asyncio.sleep(0)
@@ -647,9 +670,9 @@ def test_a_loop_that_ends_with_its_executor_leaves_nothing_open(
     kept = []
 
     async def journey() -> None:
-        with executor_for() as executor:
+        with executor_for(egress_private=LOCAL) as executor:
             assert (await run(executor, spec_for(f"{upstream.url}/o"))).success
-            kept.extend(executor._resources.clients.the("http", lambda: None)._kept.values())
+            kept.extend(connections(executor)._kept.values())
 
     asyncio.run(journey())
 
@@ -657,11 +680,35 @@ def test_a_loop_that_ends_with_its_executor_leaves_nothing_open(
     assert caplog.text == ""
 
 
+def test_a_loop_that_ends_with_its_executor_closes_every_connection(upstream: Upstream) -> None:
+    upstream.pause.clear()
+    with executor_for(enable_security_checks=False, egress_private=LOCAL) as executor:
+        executor.add(spec_for(f"{upstream.url}/o").define())
+        call = partial(executor.execute_sync, create_tool_call("shop", {}))
+        callers = [threading.Thread(target=call) for _ in range(6)]
+        for caller in callers:
+            caller.start()
+        while len(upstream.got) < 6:
+            time.sleep(0.01)
+        upstream.pause.set()
+        for caller in callers:
+            caller.join(10)
+        (kept,) = connections(executor)._kept.values()
+        streams = [each._connection._network_stream for each in kept.value._pool.connections]
+        sockets = [stream.get_extra_info("socket") for stream in streams]
+
+    until = time.monotonic() + 5
+    while any(each.fileno() != -1 for each in sockets) and time.monotonic() < until:
+        time.sleep(0.01)
+
+    assert [each.fileno() for each in sockets] == [-1] * 6
+
+
 async def test_calls_at_the_same_time_make_one_client(upstream: Upstream, executor: ToolExecutor) -> None:
     results = await asyncio.gather(*(run(executor, spec_for(f"{upstream.url}/o")) for _ in range(20)))
 
     assert all(result.success for result in results)
-    assert len(executor._resources.clients.the("http", lambda: None)._kept) == 1
+    assert len(connections(executor)._kept) == 1
 
 
 async def test_a_cancelled_call_lets_the_next_one_through(upstream: Upstream, executor: ToolExecutor) -> None:

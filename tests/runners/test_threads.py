@@ -14,7 +14,7 @@ import pytest
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError, OverloadedError, ToolTimeoutError
-from toolpost.runners.threads import Abandoned, Threads, from_body
+from toolpost.runners.threads import Abandoned, Threads, _Job, from_body
 
 WAIT_S = 10.0
 
@@ -118,6 +118,28 @@ async def test_a_body_sees_the_callers_context_and_cannot_change_it(pools):
     seen_blocking = pool.run_blocking(body, 5.0, SYSTEM_CLOCK)
 
     assert (seen, seen_blocking, caller.get()) == ("ada", "ada", "ada")
+
+
+async def test_a_body_that_is_given_up_as_its_worker_begins_counts_as_begun(pools, monkeypatch):
+    """Else what must happen once would be free to happen again, while the body runs."""
+    pool, said, go_on, real = pools(1), [], threading.Event(), _Job.call
+    taken = threading.Event()
+
+    def call(job):
+        taken.set()
+        assert go_on.wait(WAIT_S)
+        real(job)
+
+    monkeypatch.setattr(_Job, "call", call)
+    waiting = asyncio.ensure_future(pool.run(lambda: None, lambda: said.append("begun")))
+    assert await asyncio.to_thread(taken.wait, WAIT_S)
+    waiting.cancel()
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert said == ["begun"]
+    finally:
+        go_on.set()
 
 
 async def test_on_start_is_called_in_the_worker_before_the_body(pools):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from toolpost.calls.errors import ConfigurationError
 from toolpost.security import rules
-from toolpost.security.roles import PATTERNS
+from toolpost.security.finders import PATTERNS
 from toolpost.security.rules import Finding, Level, Role, Screen, normalised, role_of, screen_text
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "screening.md"
@@ -27,7 +27,7 @@ CASES = [
     ("sql.breakout-union", "text medium", "-4 UNION ALL SELECT login, pass", "4 union members select a delegate"),
     ("script.breakout", "text medium", '"><svg onload=go()>', '"> is a quoted reply'),
     ("path.traversal-value", "text medium", "../../../etc/shadow", "../../../src/shadow"),
-    ("command.breakout", "text medium", "10.0.0.1; cat /etc/passwd", "10.0.0.1; cat photos"),
+    ("command.breakout", "text medium", "10.0.0.1; cat /etc/passwd", "10.0.0.1; category photos"),
     ("control.nul", "text medium", "report\0.txt", "report.txt"),
     ("sql.union-select", "text medium!", "x) union select a, b from t", "the union selects a chair from its members"),
     ("sql.breakout-condition", "text medium!", "it' and 3<4", "the boys' and girls' < 4 teams"),
@@ -45,7 +45,9 @@ CASES = [
     ("sql.conditional-comment", "text medium!", "/*!50001 select*/", "/*! jquery v3 | (c) */"),
     ("sql.subquery", "text high!", "id in (select owner from pets)", "in (selected) pets from here"),
     ("sql.encoded-literal", "text high!", "x = char(97, 98)", "a char (97 bytes)"),
-    ("sql.quoted-operator", "text high!", "a' >= 'b", "a > b 'quoted'"),
+    ("sql.quoted-operator", "text medium!", "a' >= 'b", "a > b 'quoted'"),
+    ("sql.bracketed-expression", "text medium", "(binary (a)) --", "(binary (a)) -- as it was"),
+    ("sql.probing-statement", "text medium!", "select @a, b from bar", "select a, b from bar"),
     ("sql.statement", "text strict", "please select one", "please choose one"),
     ("sql.punctuation", "text strict", "one; two", "one, two"),
     ("sql.several-statements", "sql medium", "SELECT 1; SELECT 2", "SELECT ';' ; "),
@@ -65,7 +67,7 @@ CASES = [
     ("script.tag", "text medium!", "hi <SCRIPT src=//x.test/a.js>", "hi <Scripture 3:16>"),
     ("script.handler", "text medium!", "<img src=x onerror=go()>", "<img src=x alt='one =1'>"),
     ("script.attribute-breakout", "text medium!", 'x" onmouseover="go()', 'turn it "on" load = 3'),
-    ("script.bare-handler", "text medium!", "onfocus=alert(1)", "once=alert"),
+    ("script.bare-handler", "text medium!", "onfocus=go.now(1)", "once=alert"),
     ("script.uri", "text medium!", "[x](java\tscript:go())", "[x](https://x.test/javascript:go)"),
     ("script.uri-value", "text medium!", "javascript:go()", "JavaScript: The Good Parts (2008)"),
     ("script.active-element", "text medium!", "<object data=x.swf>", "<object at 0x7f01>"),
@@ -75,7 +77,10 @@ CASES = [
     ("script.decoded-call", "text medium!", "eval(atob('Z28oKQ=='))", "eval(expression)"),
     ("script.puzzle", "text medium!", "[][(![]+[])[+[]]]", "a[][b] and (![x])"),
     ("script.sent-cookie", "text medium!", "location=a+document.cookie", "document.cookie = 'theme=dark'"),
-    ("script.any-call", "text high!", "prompt(5)", "prompt five people"),
+    ("script.call-value", "text medium", "alert.call(1)", "alert the caller (1)"),
+    ("script.page-element", "text medium!", "x <style>b {}</style>", "x < style, they say"),
+    ("script.encoded-bracket", "text medium", "&#x3c;", "&#x3c; is a bracket"),
+    ("script.any-call", "text high!", "see prompt(5)", "prompt five people"),
     ("script.embedded", "html high", "<form action=/x>", "<p>a form</p>"),
     ("script.any-tag", "text strict", "a <b", "a b"),
     ("markup.external-entity", "text medium!", '<!ENTITY x SYSTEM "file:///a">', "<!ENTITY x 'plain'>"),
@@ -85,6 +90,10 @@ CASES = [
     ("template.arithmetic", "text medium!", "{{7*7}}", "{{ total }} is 7*7"),
     ("template.directive", "template high", "{% include '/x' %}", "{% if a %}b{% endif %}"),
     ("command.chained", "text medium!", "host.test | nslookup x.test", "host.test | lookup"),
+    ("command.broken-out", "text medium!", "a); /usr/bin/whoami", "a); /usr/bin was full"),
+    ("command.command-value", "text medium!", "netsh firewall set opmode", "the firewall is netsh"),
+    ("command.code-value", "text medium!", "system('pwd');", "the system ('pwd') is old"),
+    ("command.php-code", "text medium!", "see <?php eval($x); ?>", "see <?php $title ?>"),
     ("command.sensitive-read", "shell medium", "head -1 /etc/shadow", "head -1 /etc/hostname"),
     (
         "command.reverse-shell",
@@ -103,24 +112,29 @@ CASES = [
     ("path.deep-traversal", "text medium!", "../../notes/a.txt", "see ../../notes/a.txt for more"),
     ("path.system-file", "text medium!", "?page=../etc/motd", "?page=../docs/motd"),
     ("path.encoded-traversal", "text medium!", "x/%2e%2e%2fsecret", "x/%2e%2esecret"),
+    ("path.odd-value", "text medium!", "a%c0%afb", "a%c0%afb is overlong"),
+    ("path.system-value", "text medium!", "/var/log/cron", "/var/data/cron"),
+    ("url.internal-value", "text medium!", "http://169.254.169.254/x", "http://169.254.169.254/x is one"),
     ("path.traversal", "path medium", "docs/../../x", "docs/..hidden/a..b/..."),
     ("path.odd-encoding", "path medium", "a%c0%afb", "a%20b"),
-    ("path.control-character", "path medium", "a%00.txt", "a 00.txt"),
+    ("path.control-character", "path medium", "a\x07.txt", "a 07.txt"),
     ("path.wrapper", "path medium", "php://filter/x", "php/filter/x"),
     ("path.sensitive-file", "path medium", "/home/me/.ssh/id_rsa", "/home/me/ssh/id_rsa.md"),
+    ("path.server-file", "path medium", "/usr/lib/x.so", "/home/usr/lib/x.so"),
+    ("path.forbidden-character", "path medium", "a|b", "a b (1) [2]"),
     ("path.stream-or-share", "path medium", "notes.txt::$DATA", "notes.txt: $data"),
-    ("path.system-directory", "path high", "/etc/motd", "/srv/etc/motd"),
+    ("path.system-directory", "path high", "/root/motd", "/srv/root/motd"),
     ("path.device-name", "path high", "out/aux.h", "out/auxiliary.h"),
     ("path.settings-file", "path high", "app/.env", "app/.env-guide.md"),
-    ("path.shell-character", "path high", "a$(b)", "a(b)"),
-    ("url.script-scheme", "url medium", "java\nscript:go()", "https://x.test/?q=javascript:go()"),
+    ("path.shell-character", "path high", "a$b", "a(b)"),
+    ("url.script-scheme", "url medium", "javascript:go()", "https://x.test/?q=javascript:go()"),
     ("url.local-scheme", "url medium", "file:///etc/motd", "https://x.test/file:a"),
     ("url.control-character", "url medium", "https://x.test/a\tb", "https://x.test/a b\n"),
-    ("url.backslash", "url medium", "https:\\\\x.test", "https://x.test/?a=\\b"),
-    ("url.credentials", "url high", "https://me:pw@x.test/", "https://x.test/@me"),
-    ("url.encoded-host", "url high", "http://0x7f000001/", "http://7up.test/0x7f"),
-    ("identifier.control-character", "identifier medium", "ab\ncd", "ab cd"),
-    ("identifier.format", "identifier high", "ab cd", "ab-cd_1:2.3@x/y+z="),
+    ("url.backslash", "url medium", "https:\\\\x.test", "https://x.test/?a=%5Cb"),
+    ("url.address", "url medium", "https://me:pw@x.test/", "https://x.test/@me"),
+    ("url.internal-host", "url medium", "http://192.168.3.4/", "http://8.8.4.4/"),
+    ("identifier.control-character", "identifier medium", "ab\ncd", "ab-cd"),
+    ("identifier.format", "identifier medium", "ab cd", "ab-cd_1:2.3@x/y+z="),
     ("regex.nested-repeat", "regex medium", r"^(\w+)*$", r"^(\w+,)*\w+$"),
     ("regex.size", "regex high", "a{5000}", "a{50}"),
 ]
@@ -151,7 +165,7 @@ def test_every_rule_has_a_case_and_stands_in_the_documentation() -> None:
     documented = {f"{kind}.{name}" for kind, names in table.items() for name in re.findall(r"`([\w-]+)`", names)}
 
     assert sorted(ids) == sorted(case[0] for case in CASES)
-    assert documented == {*ids, "size.text", "size.depth", "size.items"}
+    assert documented == {*ids, "size.text", "size.depth", "size.items", "size.encoding"}
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.rule)
@@ -224,7 +238,7 @@ def test_an_attack_keeps_its_finding_in_disguise() -> None:
     disguises = {
         "%27%20or%20%271%27%3D%271": "sql.breakout-tautology",
         "%2527%2520or%25201%253D1--": "sql.breakout-tautology",
-        "x'/**/or/**/2=3": "sql.breakout-condition",
+        "x'/**/or/**/2=3": "sql.breakout-tautology",
         "5+UNION+SELECT+1,2": "sql.breakout-union",
         "un\u200bion select 1,2 union select 3": "sql.union-select",
         "&lt;script&gt;go()&lt;/script&gt;": "script.tag",
@@ -279,7 +293,6 @@ def test_traversal_is_refused_in_every_encoding(path: str) -> None:
     "url",
     [
         "https://example.com/a/b?q=select+1;drop&x=%27#f",
-        "http://localhost:8080/",
         "../up/one",
         "mailto:me@example.com",
         "s3://bucket/key",
@@ -344,7 +357,15 @@ def test_ordinary_commands_pass_where_commands_are_wanted(command: str) -> None:
     assert screen_text(command, role="shell") is None
 
 
-@pytest.mark.parametrize("value", ["42", "user 42", "a1b2-c3", "O'Neil/7", "tenant:eu.west:7", "日本-1", "key=value"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *["42", "-100123", "a1b2-c3", "tenant:eu.west:7", "日本-1", "हिन्दी_2", "meta/llama-3.1"],
+        *["@scope/package", "#123", "ISBN:0-306-40615-2", "eu-west-1", "a_b.c"],
+        *["ann.lee+news@example.com", "+4915112345678", "arn:aws:iam::123456789012:user/Ann", "auth0|5f7c8ec7", "A__b"],
+        *["1,2,3", "a, b", "VXNlcjo3MQ==", "018f3e2a-7c1b-7d4e-9a55-0242ac120002", "0xAbC0123456789"],
+    ],
+)
 def test_an_innocent_identifier_of_any_form_passes(value: str) -> None:
     assert screen_text(value, role="identifier") is None
 
@@ -356,7 +377,7 @@ def test_low_refuses_nothing_but_size(text: str) -> None:
 
 def test_strict_judges_every_role_as_the_documents_regular_expression_does() -> None:
     words = ["please select one", "INSERT it", "a -- b", "a; b", "a /* b"]
-    roles: list[Role] = ["text", "identifier", "path", "url", "sql", "html", "shell", "regex", "template"]
+    roles: list[Role] = ["text", "document", "identifier", "path", "url", "sql", "html", "shell", "regex", "template"]
 
     refused = [screen_text(text, role=role, level="strict") is not None for text in words for role in roles]
 
@@ -393,7 +414,8 @@ def test_a_higher_level_refuses_all_that_a_lower_one_does() -> None:
         *[(name, "identifier") for name in ("id", "user_id", "userId", "order_ids", "slug", "identifier", "uuid")],
         *[(name, "regex") for name in ("pattern", "regex", "url_pattern")],
         *[(name, "template") for name in ("template", "mail_template")],
-        *[(name, "text") for name in ("query", "q", "search", "text", "name", "file_content", "idea", "profile", "")],
+        *[(name, "document") for name in ("content", "file_content", "body", "sourceCode", "patch")],
+        *[(name, "text") for name in ("query", "q", "search", "text", "name", "idea", "profile", "")],
     ],
 )
 def test_a_name_tells_its_role(name: str, role: str) -> None:
@@ -542,7 +564,7 @@ def test_views_decode_what_interpreters_decode_and_begin_with_the_value() -> Non
         "\uff21": "A",
         "a\0b\u200bc": "abc",
         "%26lt%3B": "<",
-        "\ud800": "\ud800",
+        "\ud800": "?",
         "%ud800%41": "A",
     }
 
@@ -565,7 +587,7 @@ def test_views_are_bounded_in_number_and_size_and_never_fail(text: str) -> None:
 @settings(max_examples=300)
 def test_any_text_can_be_judged_in_any_role(text: str, role: Role) -> None:
     for level in ("medium", "high", "strict"):
-        screen_text(text, role=role, level=level, untrusted=True)  # type: ignore[arg-type]
+        screen_text(text, role=role, level=level, untrusted=True)
 
 
 HOSTILE = [
@@ -619,7 +641,7 @@ def test_screening_200_kb_takes_time_in_proportion_and_so_takes_seconds(unit: st
 def test_padding_does_not_hide_an_attack() -> None:
     padding = "lorem ipsum " * 20_000
 
-    finding = screen_text(padding + "; drop table users " + padding, untrusted=True)
+    finding = screen_text(padding + "; drop table users; " + padding, untrusted=True)
 
     assert finding is not None
     assert finding.rule == "sql.stacked-statement"

@@ -5,11 +5,12 @@ A URL in the environment wins (TOOLPOST_TEST_POSTGRES and so on); else the machi
 
 from tests.services.mongodb import Mongo
 from tests.services.moto import Dynamo
+from tests.services.oidc import Oidc
 from tests.services.postgres import Postgres
 from tests.services.redis import Redis
 from tests.services.s3 import S3
 from tests.services.server import Missing, Server, StartFailed, in_ci
 
-KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Redis, S3, Dynamo, Mongo)}
+KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Redis, S3, Dynamo, Mongo, Oidc)}
 
-__all__ = ["KINDS", "S3", "Dynamo", "Missing", "Mongo", "Postgres", "Redis", "Server", "StartFailed", "in_ci"]
+__all__ = ["KINDS", "S3", "Dynamo", "Missing", "Mongo", "Oidc", "Postgres", "Redis", "Server", "StartFailed", "in_ci"]

@@ -25,6 +25,7 @@ AGES = {
     "toolpost_claims": "lease_until began_at expires_at",
     "toolpost_tasks": "created_at due_at deadline_at lease_until",
     "toolpost_outbox": "due_at",
+    "toolpost_documents": "created_at updated_at expires_at",
 }
 
 

@@ -5,9 +5,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import toolpost
 from toolpost.calls.errors import (
     ConfigurationError,
     InputValidationError,
@@ -19,7 +21,8 @@ from toolpost.calls.errors import (
     ToolTimeoutError,
 )
 from toolpost.calls.events import Logged
-from toolpost.telemetry.logs import CallLog, JsonFormatter, one_line
+from toolpost.calls.redaction import Redactor
+from toolpost.telemetry.logs import CallLog, JsonFormatter, SecretFilter, one_line
 
 DOCUMENTED_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
@@ -374,3 +377,94 @@ def restored_levels() -> Iterator[None]:
     logger = logging.getLogger("toolpost.test_levels")
     yield
     logger.setLevel(logging.NOTSET)
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def knows() -> Redactor:
+    redactor = Redactor()
+    redactor.add("canary-of-logs")
+    return redactor
+
+
+def library_says(handler_filter: bool, formatter: logging.Formatter) -> str:
+    """What another library's logger writes of a secret: in its message, an argument, a traceback and the stack."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    if handler_filter:
+        handler.addFilter(SecretFilter())
+    logger = logging.Logger("other", logging.DEBUG)
+    logger.addHandler(handler)
+    logger.info("GET https://x.example/?key=%s", "canary-of-logs")
+    try:
+        raise ValueError("no: " + "-".join(["canary", "of", "logs"]))
+    except ValueError:
+        logger.exception("failed", stack_info=True)
+    return stream.getvalue()
+
+
+def test_the_filter_hides_secrets_in_the_records_of_any_logger(knows: Redactor) -> None:
+    without = library_says(False, logging.Formatter(DOCUMENTED_FORMAT))
+    said = library_says(True, logging.Formatter(DOCUMENTED_FORMAT))
+
+    assert without.count("canary-of-logs") >= 2
+    assert "canary-of-logs" not in said
+    assert "ValueError: no: [hidden]" in said
+    assert "?key=[hidden]" in said
+
+
+def test_the_json_formatter_hides_them_by_itself(knows: Redactor) -> None:
+    said = library_says(False, JsonFormatter())
+
+    assert "canary-of-logs" not in said
+    assert "ValueError: no: [hidden]" in said
+
+
+def test_what_toolpost_itself_logs_goes_through_the_filter(knows: Redactor, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "toolpost"):
+        logging.getLogger("toolpost").warning("an observer said %r", {"a": "canary-of-logs"})
+
+    assert "canary-of-logs" not in caplog.text
+    assert "'a': '[hidden]'" in caplog.text
+
+
+def test_a_record_that_cannot_be_read_is_let_pass_without_its_text(knows: Redactor) -> None:
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, "%d canary-of-logs", ("no number",), None)
+
+    assert SecretFilter().filter(record)
+    assert record.getMessage() == "a record that cannot be read"
+
+
+def test_a_secret_is_hidden_before_a_message_is_cut(knows: Redactor, lines: Lines) -> None:
+    log = CallLog(logger=lines.logger)
+    for room in range(4080, 4100):
+        log.logged(Logged(call_id="c", tool="T", level="info", message="x" * room + "canary-of-logs"))
+
+    assert "canar" not in lines.text
+
+
+def test_the_fields_of_a_line_are_hidden_in(knows: Redactor, json_lines: Lines) -> None:
+    class Prints:
+        def __str__(self) -> str:
+            return "<canary-of-logs>"
+
+    fields = {"a": ["canary-of-logs"], "b": Prints(), "c": 1}
+
+    CallLog(logger=json_lines.logger).logged(Logged(call_id="c", tool="T", level="info", message="m", fields=fields))
+
+    assert json.loads(json_lines.text)["fields"] == {"a": ["[hidden]"], "b": "<[hidden]>", "c": 1}
+
+
+def test_every_logger_of_ours_hides_secrets(knows: Redactor, caplog: pytest.LogCaptureFixture) -> None:
+    root = Path(toolpost.__file__).parent
+    written = {name for path in root.rglob("*.py") for name in re.findall(r'getLogger\("(.+?)"\)', path.read_text())}
+    assert {"toolpost", "toolpost.stores"} <= written
+
+    for name in written:
+        logging.getLogger(name).error("%s: canary-of-logs", name)
+
+    assert "canary-of-logs" not in caplog.text
+    assert all(f"{name}: [hidden]" in caplog.text for name in written)

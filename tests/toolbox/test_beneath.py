@@ -37,6 +37,11 @@ def handles() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def test_an_empty_path_names_nothing(open_file: Open, root: int) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_file(root, b"", LOOK)
+
+
 @pytest.mark.parametrize(
     ("path", "text", "name"),
     [

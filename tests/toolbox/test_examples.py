@@ -148,7 +148,7 @@ def test_the_tools_can_be_shown_to_every_model(format: str) -> None:
 
     shown = export_tools(definitions, format, strict=format in ("openai", "openai-chat", "anthropic"))  # type: ignore[arg-type]
 
-    assert len(shown) == (1 if format == "gemini" else 16)
+    assert len(shown) == (1 if format == "gemini" else 18)
 
 
 def test_the_settings_file_of_the_examples_is_right_and_starts_paths_at_its_folder() -> None:

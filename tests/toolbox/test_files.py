@@ -532,7 +532,8 @@ def test_the_tools_tell_models_what_they_take_give_and_touch(inside: Path) -> No
         assert tool["annotations"]["readOnlyHint"] is True
         assert tool["annotations"]["openWorldHint"] is False
         assert tool["outputSchema"]["additionalProperties"] is False
-        assert str(inside) in tool["inputSchema"]["properties"]["path"]["description"]
+        assert "each allowed directory" in tool["inputSchema"]["properties"]["path"]["description"]
+        assert str(inside) not in str(tool)  # a definition is the same on every machine
     assert tools[READ]["inputSchema"]["properties"]["max_bytes"]["maximum"] == 5000
     assert tools[LIST]["inputSchema"]["required"] == []
 

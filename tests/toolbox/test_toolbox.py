@@ -11,6 +11,8 @@ from toolpost.toolbox import standard_tools
 NAMES = [
     "Web.ParseJSON",
     "Web.ExtractURLs",
+    "Web.HTTPRequest",
+    "Web.URLHealth",
     "FileSystem.ReadFile",
     "FileSystem.ListDirectory",
     "FileSystem.GetFileInfo",

@@ -235,7 +235,7 @@ def test_config_changed_shows_only_what_is_not_default_and_no_secret() -> None:
         (["tools", "lsit"], "there is no command 'lsit'; did you mean 'list'?"),
         (
             ["xyzzy"],
-            "there is no command 'xyzzy'; there are call, circuits, claims, config, doctor, migrate, run, tools",
+            "there is no command 'xyzzy'; there are approvals, ",
         ),
         (["call", "add", "--usr", "x"], "--user"),
         (["config", "--chagned"], "--changed"),

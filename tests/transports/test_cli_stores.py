@@ -97,7 +97,7 @@ def test_a_call_is_explained_beside_its_value() -> None:
     assert orjson.loads(result.stdout) == {"result": 3}
     assert result.stderr.splitlines()[0].split() == ["stage", "decision", "us", "rule"]
     assert "validate" in result.stderr
-    assert [entry["stage"] for entry in in_json["explanation"]][:3] == ["settle", "trace", "validate"]
+    assert [entry["stage"] for entry in in_json["explanation"]][:4] == ["settle", "trace", "audit", "validate"]
 
 
 def test_a_call_tells_its_idempotency_key() -> None:

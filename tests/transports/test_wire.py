@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from toolpost.calls import ToolCall, ToolResult, failed_result
+from toolpost.calls import Caller, ToolCall, ToolResult, failed_result
 from toolpost.calls.errors import ConfigurationError, InputValidationError, RateLimitError
 from toolpost.transports.wire import (
     CALL_ID,
@@ -248,6 +248,16 @@ def test_our_own_fields_and_aliases_are_read() -> None:
     assert (call.id, call.name, dict(call.arguments)) == ("c", "t", {"a": 1})
     assert (call.user_id, call.session_id, call.tenant, call.task_id) == ("u", "s", "x", "k")
     assert (call.version, call.idempotency_key, call.deadline_s, call.timestamp) == ("2.0.0", "i", 2.5, 17.0)
+
+
+def test_of_an_authenticated_caller_the_payload_says_nothing() -> None:
+    payload = {"tool": "t", "user_id": "forged", "session_id": "forged", "tenant": "forged"}
+    ann = Caller(user_id="ann", scopes=frozenset({"read"}), roles=frozenset({"clerk"}))
+
+    assert only(payload, caller=ann).caller == ann
+    assert only(payload, caller=Caller()).caller == Caller()
+    with pytest.raises(ConfigurationError, match="not both"):
+        only(payload, caller=ann, tenant="x")
 
 
 def test_what_the_door_knows_of_the_caller_outranks_the_payload() -> None:

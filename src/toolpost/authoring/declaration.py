@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -14,11 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from toolpost.calls.errors import ConfigurationError
-
-CREDENTIAL = re.compile(
-    r"auth|cookie|token|secret|passw|passphrase|credential|(api|access|private)[-_]?key|^key$", re.I
-)
-"""Names under which credentials usually travel: their values are never shown or written."""
+from toolpost.calls.secret_names import CREDENTIAL
 
 
 def as_json(value: Any) -> Any:

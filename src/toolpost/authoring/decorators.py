@@ -24,8 +24,12 @@ from toolpost.authoring.schema import (
     from_signature,
     returns_of,
 )
+from toolpost.calls.access import Access
+from toolpost.calls.approval import Approval
 from toolpost.calls.definition import FunctionBody, Hints, ToolDefinition
+from toolpost.calls.egress import Egress
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.oauth import OAuth
 from toolpost.calls.policies import (
     UNSET,
     Breaker,
@@ -242,6 +246,10 @@ class Tool:
         cache: Cache | Unset | None = UNSET,
         rate_limit: RateLimit | tuple[RateLimit, ...] | Unset | None = UNSET,
         screening: Screening | Unset | None = UNSET,
+        access: Access | Unset | None = UNSET,
+        egress: Egress | Unset | None = UNSET,
+        approval: Approval | Unset | None = UNSET,
+        oauth: OAuth | Unset | None = UNSET,
         concurrency: Concurrency | tuple[Concurrency, ...] | Unset | None = UNSET,
         exclusive: Exclusive | Unset | None = UNSET,
         idempotency: Idempotency | Unset | None = UNSET,
@@ -282,6 +290,10 @@ class Tool:
             "cache": cache,
             "rate_limit": rate_limit,
             "screening": screening,
+            "access": access,
+            "egress": egress,
+            "approval": approval,
+            "oauth": oauth,
             "concurrency": concurrency,
             "exclusive": exclusive,
             "idempotency": idempotency,

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from toolpost.authoring.decorators import declare
+from toolpost.calls.access import Access
+from toolpost.calls.approval import Approval
 from toolpost.calls.definition import Hints
+from toolpost.calls.egress import Egress
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.oauth import OAuth
 from toolpost.calls.policies import (
     Breaker,
     BreakerPolicy,
@@ -27,6 +31,10 @@ from toolpost.calls.policies import (
 F = TypeVar("F", bound=Callable[..., Any])
 
 FIELDS: dict[type, str] = {
+    Access: "access",
+    Approval: "approval",
+    Egress: "egress",
+    OAuth: "oauth",
     Breaker: "breaker",
     Cache: "cache",
     Concurrency: "concurrency",

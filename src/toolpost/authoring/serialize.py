@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from pydantic import SecretStr
 
-from toolpost.authoring.declaration import CREDENTIAL, nearest
+from toolpost.authoring.declaration import nearest
 from toolpost.authoring.parameters import CLASSES, ToolParameter
 from toolpost.authoring.specs import (
     DatabaseProvider,
@@ -25,9 +26,8 @@ from toolpost.authoring.specs import (
     ToolType,
 )
 from toolpost.calls.errors import ConfigurationError
-
-REFERENCE = "secret://"
-"""What a value starts with that names a secret rather than being one."""
+from toolpost.calls.references import REFERENCE, only_names
+from toolpost.calls.secret_names import CREDENTIAL
 
 PLUGINS = ("idempotency_key_generator", "circuit_breaker_policy", "retry_policy")
 
@@ -209,6 +209,8 @@ def _plain(spec: ToolSpec, field: str, value: Any) -> Any:
         return value.value
     if value is None or isinstance(value, str | int | float):
         return value
+    if is_dataclass(value) and not isinstance(value, type):  # a policy
+        return {one.name: _plain(spec, field, getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, ToolParameter):
         return _parameter(spec, field, value)
     if isinstance(value, Mapping):
@@ -239,5 +241,4 @@ def _is_secret(value: Any) -> bool:
 
 
 def _may_show(name: str, value: Any) -> bool:
-    is_reference = isinstance(value, str) and value.startswith(REFERENCE)
-    return value is None or is_reference or not CREDENTIAL.search(name)
+    return value is None or only_names(value) or not CREDENTIAL.search(name)

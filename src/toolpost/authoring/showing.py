@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import functools
-import itertools
-import re
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from toolpost.calls.redaction import HIDDEN, scrub
+from toolpost.calls.secret_names import could_be_secret, secret_name
 
 __all__ = ["HIDDEN", "could_be_secret", "cut", "scrub", "secret_name", "show"]
 
@@ -107,55 +105,3 @@ def _render_parts(parts: Iterable[str], size: int, ends: str, summary: str, room
 def cut(text: str, room: int) -> str:
     """text in at most room characters, the last an ellipsis where some are left out."""
     return text if len(text) <= room else text[: room - 1] + "…"
-
-
-_SECRET_WORDS: Final = frozenset({
-    "password", "passwords", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets", "credential",
-    "credentials", "authorization", "cookie", "cookies", "jwt", "otp", "totp",
-})  # fmt: skip
-_SECRET_ENDS: Final = (
-    "password", "passwd", "passphrase", "apikey", "apikeys", "secretkey", "privatekey", "accesskey", "sessionkey",
-    "signingkey", "encryptionkey", "masterkey", "authkey", "sshkey", "accesstoken", "accesstokens", "refreshtoken",
-    "refreshtokens", "authtoken", "authtokens", "apitoken", "apitokens", "bearertoken", "sessiontoken", "idtoken",
-    "clientsecret", "basicauth", "authheader",
-)  # fmt: skip
-_NOT_A_CREDENTIAL: Final = frozenset({
-    "next", "page", "previous", "prev", "continuation", "sync", "max", "min", "num", "per", "stop", "start",
-    "end", "eos", "bos", "pad", "unk", "mask", "special", "first", "last",
-})  # fmt: skip
-_ABOUT_IT: Final = frozenset({
-    "count", "counts", "limit", "limits", "budget", "usage", "length", "size", "policy", "type", "kind",
-    "name", "names", "id", "ids", "index", "expiry", "expires", "ttl", "rotation", "required", "enabled",
-    "strength", "url", "uri", "path", "rate", "price", "cost", "position", "offset", "window", "age", "field",
-})  # fmt: skip
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
-
-
-@functools.lru_cache(maxsize=4096)
-def _secret_name(name: str) -> bool:
-    words = [word.lower() for word in _WORD.findall(name)]
-    if not words or words[-1] in _ABOUT_IT:
-        return False
-    if words == ["auth"] or not _SECRET_WORDS.isdisjoint(words):
-        return True
-    pairs = [*words, *("".join(pair) for pair in itertools.pairwise(words))]
-    return any(pair.endswith(_SECRET_ENDS) for pair in pairs) or any(
-        word == "token" and _is_credential(words, at) for at, word in enumerate(words)
-    )
-
-
-def _is_credential(words: Sequence[str], at: int) -> bool:
-    """Whether the word token at that index is one to log in with, not one of a page, a text or a count."""
-    before = words[at - 1] if at else ""
-    after = words[at + 1] if at + 1 < len(words) else ""
-    return before not in _NOT_A_CREDENTIAL and after not in _ABOUT_IT
-
-
-def secret_name(name: str) -> bool:
-    """Whether a parameter or key of that name holds a secret: api_key and authToken do, max_tokens and author not."""
-    return _secret_name(name[:200])
-
-
-def could_be_secret(value: Any) -> bool:
-    """Whether a value under a secret's name is to be hidden: truth and absence tell nothing."""
-    return value is not None and not isinstance(value, bool)

@@ -13,7 +13,6 @@ from pydantic import ConfigDict, Field, SecretStr, StrictBool, field_validator, 
 
 from toolpost.authoring.binding import is_leaf
 from toolpost.authoring.declaration import (
-    CREDENTIAL,
     Declaration,
     Integer,
     Json,
@@ -24,9 +23,13 @@ from toolpost.authoring.declaration import (
 )
 from toolpost.authoring.decorators import identity_of
 from toolpost.authoring.parameters import AnyParameter, coercions, parameters_to_json_schema
+from toolpost.calls.access import Access
+from toolpost.calls.approval import Approval
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import NAME, Body, DbBody, FunctionBody, Hints, HttpBody, ToolDefinition
+from toolpost.calls.egress import Egress
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.oauth import OAuth
 from toolpost.calls.policies import (
     Breaker,
     Idempotency,
@@ -34,7 +37,9 @@ from toolpost.calls.policies import (
     Retry,
     Timeout,
 )
+from toolpost.calls.references import references_in
 from toolpost.calls.result import ToolReturnTarget, ToolReturnType
+from toolpost.calls.secret_names import CREDENTIAL
 
 MASK = "**********"
 METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
@@ -115,7 +120,9 @@ class ToolSpec(Declaration):
 
     parameters are ToolParameters, or mappings with a "type". returns is another name of return_type.
     timeout_s is the call's total deadline in seconds. required says that an agent must not do without the
-    tool; like owner and examples it is for readers. Raises ConfigurationError, naming the field and the fix.
+    tool; like owner and examples it is for readers. access is an Access, or its fields as data.
+    oauth is the access at a provider that its calls need; an HTTP tool then sends its caller's own token.
+    Raises ConfigurationError, naming the field and the fix.
     """
 
     kind: ClassVar[ToolType | None] = None
@@ -131,6 +138,8 @@ class ToolSpec(Declaration):
     required: StrictBool = False
     owner: str | None = None
     permissions: list[str] = Field(default_factory=list)
+    access: dict[str, Json] | None = None
+    approval: dict[str, Json] | None = None
     timeout_s: Positive = 30
     examples: list[Json] = Field(default_factory=list)
     retry: RetryConfig = Field(default_factory=RetryConfig)
@@ -140,6 +149,7 @@ class ToolSpec(Declaration):
     circuit_breaker_policy: Any = None
     retry_policy: Any = None
     metrics_tags: dict[str, str] = Field(default_factory=dict)
+    oauth: OAuth | None = None
 
     @property
     def returns(self) -> ToolReturnType:
@@ -183,6 +193,12 @@ class ToolSpec(Declaration):
         A config asks for something once one of its fields is set, at creation or later, and is not switched off.
         """
         chosen: dict[str, Any] = {"timeout": Timeout(total_s=self.timeout_s)}
+        if self.oauth is not None:
+            chosen["oauth"] = self.oauth
+        if self.access is not None:
+            chosen["access"] = Access.from_dict(self.access)
+        if self.approval is not None:
+            chosen["approval"] = Approval.from_dict(self.approval)
         if self.retry_policy is not None:
             chosen["retry"] = self._with_method("retry_policy", "execute_with_retry(func, tool_name)")
         elif self._asks("retry"):
@@ -214,6 +230,9 @@ class ToolSpec(Declaration):
                 persist_result=idempotency.persist_result,
                 bypass_on_missing_key=idempotency.bypass_on_missing_key,
             )
+        egress = getattr(self, "egress", None)  # of those that send requests
+        if egress is not None:
+            chosen["egress"] = egress
         return Policies(**chosen)
 
     def _with_method(self, field: str, method: str) -> Any:
@@ -239,6 +258,13 @@ class ToolSpec(Declaration):
     def _no_function(self, func: Callable[..., Any] | None) -> None:
         if func is not None:
             raise ConfigurationError(f"{self.tool_name}: {type(self).__name__} runs no function; use FunctionToolSpec")
+
+    def _check_references(self, value: Any) -> None:
+        """Refuse references to secrets that are written wrongly: they would be sent as they are."""
+        try:
+            list(references_in(value))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.tool_name}: {error.message}") from None
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -283,6 +309,22 @@ class ToolSpec(Declaration):
             raise ValueError(f"must be text such as '1.0.0' without '@', got {value[:100]!r}")
         return value
 
+    @field_validator("access", mode="before")
+    @classmethod
+    def _access_as_data(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, Access) and any(one.when is not None for one in value.parts()):
+            raise ValueError("a spec is data, so that its access has no when; say it as where, or in code")
+        return (value if isinstance(value, Access) else Access.from_dict(value)).to_dict()
+
+    @field_validator("approval", mode="before")
+    @classmethod
+    def _approval_as_data(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        return (value if isinstance(value, Approval) else Approval.from_dict(value)).to_dict()
+
     @field_validator("parameters")
     @classmethod
     def _names_differ(cls, value: list[AnyParameter]) -> list[AnyParameter]:
@@ -299,11 +341,13 @@ def _tripping(codes: list[str]) -> tuple[str, ...]:
 class FunctionToolSpec(ToolSpec):
     """A tool that runs a Python function, sync or async, which takes all arguments as one dict.
 
-    A second parameter that is annotated ToolContext, or named ctx or context, receives the call's context.
+    A second parameter that is annotated ToolContext, or named ctx or context, receives the call's context. egress is
+    where its ctx.http may go.
     """
 
     kind: ClassVar[ToolType | None] = ToolType.FUNCTION
     tool_type: ToolType = ToolType.FUNCTION
+    egress: Egress | None = None
 
     def _body(self, func: Callable[..., Any] | None) -> FunctionBody:
         if func is None:
@@ -326,19 +370,22 @@ class FunctionToolSpec(ToolSpec):
 class HttpToolSpec(ToolSpec):
     """A tool that sends an HTTP request. method is written in lower case; url is http or https.
 
-    headers and query_params whose names tell of credentials are masked in repr and left out when written.
+    headers and query_params whose names tell of credentials are masked in repr and left out when written. A url whose
+    host is not public needs egress, as in Egress(private=("10.0.0.7",)), or the setting egress_private.
     """
 
     kind: ClassVar[ToolType | None] = ToolType.HTTP
     tool_type: ToolType = ToolType.HTTP
     url: str
     method: str = "post"
+    egress: Egress | None = None
     headers: dict[str, str] | None = None
     query_params: dict[str, Json] | None = None
     body: Json = None
 
     def _body(self, func: Callable[..., Any] | None) -> HttpBody:
         self._no_function(func)
+        self._check_references([self.url, self.headers, self.query_params, self.body])
         return HttpBody(
             method=self.method.upper(),
             url=self.url,
@@ -354,7 +401,9 @@ class HttpToolSpec(ToolSpec):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, _masked(value) if name in ("headers", "query_params") and value else value
+            if name == "url":
+                value = _masked_url(value)
+            yield name, _masked(value) if name in ("headers", "query_params", "body") and value else value
 
     @field_validator("url")
     @classmethod
@@ -399,6 +448,7 @@ class DbToolSpec(ToolSpec):
 
     def _body(self, func: Callable[..., Any] | None) -> DbBody:
         self._no_function(func)
+        self._check_references([_open(value) for value in self.settings().values()])
         return DbBody(driver=self.driver, settings=self.settings())
 
     @field_validator("driver")
@@ -493,8 +543,22 @@ def _setting(name: str, value: Any) -> Any:
         raise ValueError(f"{name} {error}") from None
 
 
-def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: MASK if CREDENTIAL.search(name) else value for name, value in values.items()}
+def _open(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _masked(value: Any) -> Any:
+    """A JSON value with what stands under names of credentials masked."""
+    if isinstance(value, Mapping):
+        return {name: MASK if CREDENTIAL.search(name) else _masked(item) for name, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _masked_url(url: str) -> str:
+    address, question, query = url.partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    shown = [f"{name}={MASK}" if CREDENTIAL.search(name) else name + equals + text for name, equals, text in pairs]
+    return address + question + "&".join(shown)
 
 
 def _context_of(func: Callable[..., Any], tool: str) -> str | None:

@@ -81,5 +81,8 @@ def create_tool_call(
     user_id: str | None = None,
     **more: Any,
 ) -> ToolCall:
-    """A ToolCall with a fresh id unless one is given; more takes any other field of ToolCall."""
+    """A ToolCall with a fresh id unless one is given; more takes any other field of ToolCall, scopes as a list too."""
+    for name in more.keys() & {"scopes", "roles"}:
+        if isinstance(more[name], (list, tuple, set)):
+            more[name] = frozenset(more[name])
     return ToolCall(id=call_id or new_id(), name=tool_name, arguments=arguments, user_id=user_id, **more)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from toolpost.calls.egress import Egress
 from toolpost.calls.errors import CallCancelledError, ConfigurationError
 from toolpost.calls.events import Event, Logged, Progressed
+from toolpost.calls.oauth import Grant
+from toolpost.calls.redaction import Redactor
+
+if TYPE_CHECKING:  # for readers and type checkers; nothing of it is loaded here
+    from toolpost.runners.http_client import HttpClient
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -77,6 +83,21 @@ class IToolExecutor(Protocol):
     async def execute(self, args: Mapping[str, Any], ctx: Any = None) -> Any: ...
 
 
+class ContextGuards(Protocol):
+    """What an executor lends the contexts of its calls, and its runners: egress guards where they may go."""
+
+    egress: Any
+    redactor: Redactor
+
+    def http(self, context: Any, /) -> Any: ...
+    async def secret(self, context: Any, reference: str, fresh: bool = False, /) -> str: ...
+    def secret_sync(self, context: Any, reference: str, fresh: bool = False, /) -> str: ...
+    async def reveal(self, references: Iterable[str], /) -> Mapping[str, str]: ...
+    def forget(self, references: Iterable[str], /) -> None: ...
+    async def token(self, context: Any, provider: str, fresh: bool = False, /) -> str: ...
+    def token_sync(self, context: Any, provider: str, fresh: bool = False, /) -> str: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class ToolContext:
     """One call, seen from inside its body: who asked, which call and task, how much time is left, how to report.
@@ -114,6 +135,46 @@ class ToolContext:
     _emit: Callable[[Event], None] | None = field(default=None, repr=False)
     _now: Callable[[], float] = field(default=time.time, repr=False)
     _logs: list[str] | None = field(default=None, repr=False)
+    _guards: ContextGuards | None = field(default=None, repr=False)
+    _egress: Egress | None = field(default=None, repr=False)
+    _call: tuple[Any, Mapping[str, Any]] | None = field(default=None, repr=False)
+    _grant: Grant | None = field(default=None, repr=False)
+
+    @property
+    def http(self) -> HttpClient:
+        """An HTTP client that reaches only what the tool and its executor may reach; see HttpClient."""
+        client: HttpClient = self._guarded().http(self)
+        return client
+
+    async def secret(self, reference: str, *, fresh: bool = False) -> str:
+        """The value of a secret, "secret://env/NAME" and so on; fresh has its provider asked anew.
+
+        From now on the value is hidden wherever it would be shown. The reference is the author's own, not made of
+        arguments, unless secrets_allowed has it. Raises SecretUnavailableError.
+        """
+        return await self._guarded().secret(self, reference, fresh)
+
+    def secret_sync(self, reference: str, *, fresh: bool = False) -> str:
+        """secret for bodies that are not async."""
+        return self._guarded().secret_sync(self, reference, fresh)
+
+    async def token(self, provider: str = "default", *, fresh: bool = False) -> str:
+        """The caller's own access token of the provider that the tool declared with OAuth(...), good now.
+
+        Ask for it when it is needed and keep it no longer: in a long call it is refreshed. fresh says that it was
+        refused, and has the provider asked for another; where there is none, or it was new, it is the same.
+        Raises AuthorizationRequiredError where the grant has ended.
+        """
+        return await self._guarded().token(self, provider, fresh)
+
+    def token_sync(self, provider: str = "default", *, fresh: bool = False) -> str:
+        """token for bodies that are not async."""
+        return self._guarded().token_sync(self, provider, fresh)
+
+    def _guarded(self) -> ContextGuards:
+        if self._guards is None:
+            raise ConfigurationError("only the context of a call that an executor runs has http, secret and token")
+        return self._guards
 
     def progress(self, value: float, total: float | None = None, message: str | None = None) -> None:
         """Tell how far the call is. Safe from threads; does nothing when nobody listens."""
@@ -125,7 +186,8 @@ class ToolContext:
         if level not in LEVELS:
             raise ConfigurationError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
         if self._logs is not None and len(self._logs) < 1000:
-            self._logs.append(f"{level.upper()} {message}")
+            line = f"{level.upper()} {message}"
+            self._logs.append(line if self._guards is None else self._guards.redactor.text(line))
         if self._emit is not None:
             self._emit(Logged(call_id=self.call_id, tool=self.tool, level=level, message=message, fields=fields))
 

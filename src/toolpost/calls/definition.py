@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from toolpost.calls.access import parts_of as access_parts
 from toolpost.calls.errors import ConfigurationError, OutputValidationError
 from toolpost.calls.policies import Policies, given
 
@@ -153,6 +154,8 @@ class ToolDefinition:
         named = [("Idempotency.key_fields", name) for name in (idempotency.key_fields if idempotency else None) or ()]
         if exclusive is not None and isinstance(exclusive.by, str):
             named.append(("Exclusive.by", exclusive.by))
+        for access in access_parts(self.policies.access):
+            named += [("Access.where", name) for name in access.where or ()]
         known = list(self.parameters.get("properties", {}))
         for where, name in named:
             if name not in known:
@@ -189,6 +192,20 @@ class ToolDefinition:
             what.append([body.method, body.url, body.headers, body.query, body.body])
         else:
             what.append(repr(body))
+        text = orjson.dumps(what, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=repr)
+        return hashlib.sha256(text).hexdigest()
+
+    @cached_property
+    def body_digest(self) -> str:
+        """A digest of what the body does, under whatever name its module was imported: the code, or what is sent."""
+        body = self.body
+        if isinstance(body, FunctionBody):
+            func: Any = getattr(body.func, "__func__", body.func)
+            what: Any = _code_digest(getattr(func, "__code__", None))
+        elif isinstance(body, HttpBody):
+            what = [body.method, body.url, body.headers, body.query, body.body]
+        else:
+            what = repr(body)
         text = orjson.dumps(what, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=repr)
         return hashlib.sha256(text).hexdigest()
 

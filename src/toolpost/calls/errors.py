@@ -5,8 +5,14 @@ ToolExecutionError                       root; a tool call did not give its resu
 │   ├── ToolNotFoundError        404     no tool or operation of that name
 │   ├── InputValidationError     400     arguments do not fit (alias ToolValidationError)
 │   ├── UnauthorizedError        401     nobody is named as the caller
+│   │   └── AuthorizationRequiredError 401   the caller must grant access at a provider first; details have the URL
 │   ├── SecurityError            403     screening refused a value
 │   ├── PermissionDeniedError    403     the caller lacks a permission
+│   │   └── AuthorizerFailedError 503    what decides about permissions failed, which refuses as well
+│   ├── ApprovalRequiredError    403     a person must approve the call first; details have the id
+│   ├── ApprovalDeniedError      403     a person denied the call, with a reason
+│   ├── DefinitionDriftError     409     the tool is not the one that the lock file has
+│   ├── AuditUnavailableError    503     the call must be audited and cannot be
 │   ├── RateLimitError           429     too many calls; retry_after_s says when
 │   │   └── ConcurrencyLimitError 429    too many calls at the same time
 │   ├── CallInProgressError      409     a call with the same idempotency key is running
@@ -21,6 +27,7 @@ ToolExecutionError                       root; a tool call did not give its resu
 │   ├── ToolTimeoutError         504     the deadline passed (also the builtin TimeoutError)
 │   ├── OutputValidationError    502     the result is not JSON or does not fit the declared schema
 │   ├── RemoteToolError          502     another server failed
+│   │   └── EgressDeniedError    403     the address may not be reached; nothing was sent to it
 │   ├── SandboxError             500     the sandbox could not be made or was lost
 │   ├── ClaimLostError           409     another holder took the call over while it ran
 │   └── CallCancelledError       499     the call was cancelled
@@ -29,6 +36,7 @@ ToolExecutionError                       root; a tool call did not give its resu
     │   ├── DuplicateToolError   409     a name is taken
     │   └── SchemaError          500     a schema that is not a schema
     ├── PluginError              500     a plugin could not be loaded
+    ├── SecretUnavailableError   503     a secret that the body needs cannot be had
     └── StoreUnavailableError    503     a store cannot be reached
 """
 
@@ -133,6 +141,22 @@ class UnauthorizedError(Rejected):
     status = 401
 
 
+class AuthorizationRequiredError(UnauthorizedError):
+    """The caller must first grant access at a provider, or grant more of it (step-up).
+
+    url is where the person does that. details have authorization_url, flow_id, provider, scopes (what the tool needs),
+    missing (those not granted yet), why ("missing", "insufficient_scope", "expired" or "revoked") and expires_at.
+    """
+
+    code = "authorization_required"
+
+    def __init__(self, message: str = "", *, url: str | None = None, **kwargs: Any):
+        super().__init__(message, **kwargs)
+        self.url = url
+        if url is not None:
+            self.details.setdefault("authorization_url", url)
+
+
 class SecurityError(Rejected):
     """Screening refused an argument; details name the parameter, the rule and the role, never the value."""
 
@@ -145,6 +169,52 @@ class PermissionDeniedError(Rejected):
 
     code = "denied"
     status = 403
+
+
+class AuthorizerFailedError(PermissionDeniedError):
+    """What decides about permissions (a hook, a policy engine, a key server) failed: refused, but not denied."""
+
+    code = "authorizer_failed"
+    status = 503
+    retryable = True
+
+
+class ApprovalRequiredError(Rejected):
+    """A person must approve this call first. Made again once it is approved, the same call runs.
+
+    details have approval_id, reason (why a person is asked) and expires_at (wall time in seconds).
+    """
+
+    code = "approval_required"
+    status = 403
+
+    def __init__(self, message: str = "", *, approval_id: str | None = None, **kwargs: Any):
+        super().__init__(message, **kwargs)
+        self.approval_id = approval_id
+        if approval_id is not None:
+            self.details.setdefault("approval_id", approval_id)
+
+
+class ApprovalDeniedError(Rejected):
+    """A person denied this call; the message has the reason, for the model to act on."""
+
+    code = "approval_denied"
+    status = 403
+
+
+class DefinitionDriftError(Rejected):
+    """The tool's definition is not the one that the lock file has; details have what differs."""
+
+    code = "definition_drift"
+    status = 409
+
+
+class AuditUnavailableError(Rejected):
+    """Calls must be audited, and the audit log cannot be written."""
+
+    code = "audit_unavailable"
+    status = 503
+    retryable = True
 
 
 class RateLimitError(Rejected):
@@ -293,6 +363,19 @@ class RemoteToolError(Failed):
             self.details.setdefault("upstream_status", upstream_status)
 
 
+class EgressDeniedError(RemoteToolError):
+    """The address may not be reached: its scheme, host, port, or what its name resolves to. Nothing was sent to it.
+
+    details have rule (a stable id such as "egress.private-address"), host and port; never path, query or credentials.
+    """
+
+    code = "egress_denied"
+    status = 403
+
+    def __init__(self, message: str = "", *, outcome: Outcome = "not_run", **kwargs: Any):
+        super().__init__(message, kind="caller", outcome=outcome, **kwargs)
+
+
 class SandboxError(Failed):
     """A sandbox could not be made, or was lost."""
 
@@ -346,6 +429,13 @@ class PluginError(EngineError):
     """A plugin or tool module could not be loaded."""
 
     code = "plugin"
+
+
+class SecretUnavailableError(EngineError):
+    """A secret that the body needs cannot be had; the message names its reference, never its value."""
+
+    code = "secret_unavailable"
+    status = 503
 
 
 class StoreUnavailableError(EngineError):

@@ -73,5 +73,26 @@ class CallFinished:
     task_id: str | None = None
 
 
-Event = CallStarted | AttemptFailed | Progressed | Logged | CallFinished
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalChanged:
+    """A person was asked to approve a call, decided, or a grant was used. at is wall time in seconds.
+
+    what is asked, approved, denied, edited, reserved, consumed or given back; by, who decided; call_id, which call
+    asked or used it.
+    """
+
+    approval_id: str
+    tool: str
+    version: str
+    what: str
+    at: float
+    by: str | None = None
+    reason: str | None = None
+    call_id: str = ""
+    user_id: str | None = None
+    tenant: str | None = None
+    session_id: str | None = None
+
+
+Event = CallStarted | AttemptFailed | Progressed | Logged | CallFinished | ApprovalChanged
 Observer = Callable[[Event], None]

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, get_args
 
+from toolpost.calls.access import Access
+from toolpost.calls.approval import Approval
+from toolpost.calls.egress import Egress
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.oauth import OAuth
 
 if TYPE_CHECKING:
     from toolpost.calls.call import Caller
@@ -439,6 +443,10 @@ class Policies:
     breaker: Breaker | BreakerPolicy | Unset | None = UNSET
     retry: Retry | RetryPolicy | Unset | None = UNSET
     screening: Screening | Unset | None = UNSET
+    access: Access | Unset | None = UNSET
+    oauth: OAuth | Unset | None = UNSET
+    approval: Approval | Unset | None = UNSET
+    egress: Egress | Unset | None = UNSET
     invalidates: tuple[str, ...] = ()
     usage: UsageCalculator | None = None
     runs_in: RunsIn = "auto"
@@ -475,6 +483,10 @@ _KINDS: Final[dict[str, type]] = {
     "breaker": Breaker,
     "retry": Retry,
     "screening": Screening,
+    "access": Access,
+    "oauth": OAuth,
+    "approval": Approval,
+    "egress": Egress,
 }
 _METHODS: Final = {
     "breaker": "execute_with_breaker(func, tool_name)",

@@ -157,6 +157,10 @@ class ToolResult:
         return out
 
 
+WAYS_ON = ("approval_id", "arguments", "authorization_url", "flow_id")
+"""What of an error's details a refused caller needs to go on: whom to ask, what to call with instead."""
+
+
 def failed_result(
     call_id: str, tool_name: str, error: ToolExecutionError, *, elapsed_s: float = 0.0, **more: Any
 ) -> ToolResult:
@@ -169,6 +173,7 @@ def failed_result(
         metadata["retry_after_s"] = round(failure.retry_after_s, 3)
     if "errors" in failure.details:
         metadata["errors"] = failure.details["errors"]
+    metadata.update((name, failure.details[name]) for name in WAYS_ON if failure.details.get(name) is not None)
     metadata.update(more.pop("metadata", {}))
     return ToolResult(
         call_id=call_id,

@@ -30,8 +30,8 @@ async def in_order(
 ) -> list[Any]:
     """Values in the order of items. With fail_fast the first error is raised and the rest cancelled.
 
-    start(item, seconds left) makes the coroutine of one item; concurrency workers take items in turn. Each item runs
-    in a context of its own: variables that it sets are not seen by others.
+    start(item, seconds left) makes the coroutine of one item, or refuses; concurrency workers take items in turn. Each
+    item runs in a context of its own: variables that it sets are not seen by others.
     """
     results: list[Any] = []
     newest = [-1] * concurrency
@@ -46,8 +46,6 @@ async def in_order(
             newest[number] = index
             try:
                 left = None if deadline_s is None else deadline_s - (stopwatch() - began)
-                if left is not None and left <= 0:
-                    raise too_late()
                 coro: Any = start(item, left)
                 context = copy_context()
                 try:

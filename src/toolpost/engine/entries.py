@@ -16,6 +16,7 @@ from toolpost.calls.definition import FunctionBody, ToolDefinition
 from toolpost.calls.errors import (
     CallCancelledError,
     ConfigurationError,
+    DefinitionDriftError,
     EngineError,
     InputValidationError,
     OverloadedError,
@@ -23,11 +24,13 @@ from toolpost.calls.errors import (
 )
 from toolpost.calls.policies import UNSET, Breaker, Retry, UsageCalculator, given
 from toolpost.engine.registry import ToolRegistry, split_name
+from toolpost.pipeline.authorize import judges_of
 from toolpost.pipeline.breaker_policies import circuit_policy, does_nothing as no_breaker
 from toolpost.pipeline.compile import Handler, compile
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.retry_policies import delayed_policy, does_nothing as no_retry
 from toolpost.pipeline.services import Services
+from toolpost.security.access import waits
 from toolpost.telemetry.usage import safely
 
 NOTICED_S = 0.01
@@ -175,6 +178,8 @@ class Entries:
             known = definition.__dict__.get("_toolpost_entry")
             if known is not None and known[0] is self and known[1] == epoch:
                 return known[2]  # type: ignore[no-any-return]
+            if self._services.pins is not None:
+                self._services.pins.check(definition)
             needs_loop = _needs_loop(definition, self._services)
             entry = Entry(
                 definition, compile(definition, self._services), needs_loop, calculator_of(definition, self._services)
@@ -182,6 +187,13 @@ class Entries:
             definition.__dict__["_toolpost_entry"] = (self, epoch, entry)
             self._definitions.add(definition)
             return entry
+
+    def _of_object(self, definition: ToolDefinition) -> Entry:
+        """The entry of an operation; of one that the lock refuses, one that does so, while the others can be called."""
+        try:
+            return self.of(definition)
+        except DefinitionDriftError as error:
+            return Entry(definition, refusing(error), needs_loop=False)
 
     def explaining(self, entry: Entry) -> Handler:
         """The chain of a tool that tells what each stage decides, compiled when first asked for."""
@@ -223,7 +235,7 @@ class Entries:
                     f"execute takes a tool object and the name of its operation, got {type(tool).__name__}; "
                     f"use call(name, ...) for tools by name, execute_tool_call for a ToolCall"
                 )
-            bound = Bound(self, epoch, {d.operation or d.name: self.of(d) for d in definitions})
+            bound = Bound(self, epoch, {d.operation or d.name: self._of_object(d) for d in definitions})
             if hasattr(tool, "__dict__"):
                 tool.__dict__["_toolpost_bound"] = others[self] = bound
                 while len(others) > KEPT_BY_A_TOOL:
@@ -290,6 +302,15 @@ class Entries:
             raise CallCancelledError("the call was cancelled", tool=entry.definition.name) from None
 
 
+def refusing(error: DefinitionDriftError) -> Handler:
+    """A handler that raises the error."""
+
+    async def handler(inv: Invocation) -> Any:
+        raise type(error)(error.message, tool=error.tool, details=dict(error.details))
+
+    return handler
+
+
 def no_call(tool_call: Any, error: AttributeError) -> Exception:
     """What to raise when entering with a call met error: the refusal of what is no ToolCall, or the error itself."""
     if isinstance(tool_call, ToolCall):
@@ -337,16 +358,14 @@ def calculator_of(definition: ToolDefinition, services: Services) -> UsageCalcul
 def _needs_loop(definition: ToolDefinition, services: Services) -> bool:
     """Whether something of a call can only be awaited: an async body or hook, or a policy object of an author's own."""
     body, policies = definition.body, definition.policies.over(services.defaults)
-    if not isinstance(body, FunctionBody) or body.is_async:
+    if not isinstance(body, FunctionBody) or body.is_async or given(policies.oauth) is not None:
         return True
     idempotency, breaker, retry = given(policies.idempotency), given(policies.breaker), given(policies.retry)
+    access = given(policies.access)
     return (
-        _is_async(services.authorizer)
-        or (idempotency is not None and _is_async(idempotency.reconcile))
+        any(judge.waits for judge in judges_of(services))
+        or (access is not None and any(waits(one.when) for one in access.parts()))
+        or (idempotency is not None and waits(idempotency.reconcile))
         or not (breaker is None or isinstance(breaker, Breaker) or circuit_policy(breaker) or no_breaker(breaker))
         or not (retry is None or isinstance(retry, Retry) or delayed_policy(retry) or no_retry(retry))
     )
-
-
-def _is_async(authorizer: Any) -> bool:
-    return asyncio.iscoroutinefunction(authorizer) or asyncio.iscoroutinefunction(getattr(authorizer, "__call__", None))  # noqa: B004

@@ -10,10 +10,11 @@ import socket
 import threading
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolpost.authoring.base import BaseTool
-from toolpost.calls.call import ToolCall, new_id
+from toolpost.calls.access import PolicyEngine
+from toolpost.calls.call import ANONYMOUS, Caller, ToolCall, new_id
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
@@ -22,18 +23,25 @@ from toolpost.calls.errors import (
     InputValidationError,
     ToolExecutionError,
 )
-from toolpost.calls.events import Event, Logged, Observer
+from toolpost.calls.events import Event, Logged, Observer, Progressed
 from toolpost.calls.policies import Idempotency, Policies, RateLimit, Screening, Timeout, UsageCalculator
 from toolpost.calls.result import ToolResult, failed_result
+from toolpost.engine.approvals import ApprovalOperations, approved_call
+from toolpost.engine.audit_operations import AuditOperations
+from toolpost.engine.auditing import audit_key_of, audit_keys_of
 from toolpost.engine.batch import checked_concurrency, checked_deadline, each, in_order, streamed, too_late
 from toolpost.engine.entries import Entries, Entry, no_call, operation_of
 from toolpost.engine.execution_utils import ExecutionUtils
+from toolpost.engine.guards import Guards
 from toolpost.engine.operators import CircuitOperations, ClaimOperations
 from toolpost.engine.plugins import definitions_in
 from toolpost.engine.registry import ToolRegistry, get_tool_registry
-from toolpost.engine.results import Place, cancelled, failed, no_tool_call, refused, succeeded
+from toolpost.engine.results import Place, audited, cancelled, failed, no_tool_call, refused, succeeded
+from toolpost.engine.rules import rules_named
+from toolpost.engine.secret_settings import secrets_of
 from toolpost.engine.settings import ExecutorConfig, refuse_unsupported
 from toolpost.engine.stores import Stores
+from toolpost.engine.visibility import Visibility
 from toolpost.pipeline.breaker import local_circuits
 from toolpost.pipeline.cache import clear_cache
 from toolpost.pipeline.invocation import Invocation
@@ -43,12 +51,21 @@ from toolpost.pipeline.services import Authorizer, Limits, Services, Tracer
 from toolpost.pipeline.settle import emit
 from toolpost.runners.resources import Loop, Resources
 from toolpost.runners.threads import Threads
+from toolpost.security.api_keys import ApiKeys
+from toolpost.security.egress import EgressGuard
+from toolpost.security.engines import Judge
 from toolpost.security.rules import Rule, Screen, role_of
+from toolpost.security.secrets import SecretProvider
+from toolpost.security.tokens import Authenticator
 from toolpost.stores import Blobs, Records, State
 from toolpost.stores.memory import MemoryCache, TokenBuckets
+from toolpost.telemetry.audit import AuditLog
 from toolpost.telemetry.collector import MetricsCollector, get_metrics_collector
 from toolpost.telemetry.logs import CallLog, debug_log
 from toolpost.telemetry.metrics import ExecutorMetrics
+
+if TYPE_CHECKING:
+    from toolpost.security.oauth import AuthorizationManager
 
 logger = logging.getLogger("toolpost")
 
@@ -58,8 +75,9 @@ class ToolExecutor:
 
     Everything may be called from any thread and any event loop. Async bodies run in the caller's task; sync bodies in
     worker threads (or processes), so that a deadline can be kept. Observers are called with every event and must be
-    quick and safe from threads. state, records and blobs are stores of one's own in place of those that the settings
-    name. Raises ConfigurationError (a ValueError) for settings that are wrong.
+    quick and safe from threads. state, records and blobs are stores of one's own, and egress is a guard of one's own,
+    in place of those that the settings name; secrets are providers of secrets by name. Raises ConfigurationError (a
+    ValueError) for settings that are wrong.
     """
 
     def __init__(
@@ -69,19 +87,33 @@ class ToolExecutor:
         registry: ToolRegistry | None = None,
         arcade_client: Any = None,
         observers: Sequence[Observer] = (),
-        authorizer: Authorizer | None = None,
+        authorizer: Authorizer | PolicyEngine | str | None = None,
         tracer: Tracer | None = None,
-        rules: Sequence[Rule] = (),
+        rules: Sequence[Rule] | Sequence[str] = (),
         collector: MetricsCollector | None = None,
         usage: UsageCalculator | None = None,
         state: State | None = None,
         records: Records | None = None,
         blobs: Blobs | None = None,
+        egress: EgressGuard | None = None,
+        authorization: AuthorizationManager | None = None,
+        secrets: Mapping[str, SecretProvider] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         **settings: Any,
     ) -> None:
         if arcade_client is not None:
             raise ConfigurationError("arcade_client: this version of toolpost runs tools locally only; leave it out")
+        if isinstance(authorizer, str):  # the setting, which is passed by the same name
+            authorizer, settings = None, {**settings, "authorizer": authorizer}
+        if rules and all(isinstance(rule, str) for rule in rules):  # likewise
+            rules, settings = (), {**settings, "rules": rules}
+        for rule in rules:
+            if not callable(rule):
+                raise ConfigurationError(
+                    f"rules takes functions (value, role), or names of plugins only, got {rule!r:.100}"
+                )
+        if authorizer is not None:
+            Judge(authorizer)  # which checks it
         self.config = _config(config, settings)
         self.registry = registry if registry is not None else ToolRegistry(parent=get_tool_registry())
         self._clock = clock
@@ -91,7 +123,11 @@ class ToolExecutor:
         self._authorizer, self._tracer, self._rules = authorizer, tracer, tuple(rules)
         self._usage = Policies(usage=usage).usage  # which checks it
         self._cache = MemoryCache(self.config.cache_size, clock.monotonic, self.config.cache_max_bytes)
-        self._stores = Stores(self.config, clock, state=state, records=records, blobs=blobs)
+        known = secrets_of(self.config, clock, secrets)
+        self._stores = Stores(self.config, clock, known, state=state, records=records, blobs=blobs)
+        self._guards = Guards(
+            self.config, self._stores, clock, egress=egress, authorization=authorization, secrets=known
+        )
         self._shared: dict[str, Any] = {}
         self._earlier_keepers: list[Any] = []
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
@@ -103,7 +139,10 @@ class ToolExecutor:
             max_workers=self.config.max_workers,
             clock=clock,
             emit=self._emit,
+            guards=self._guards,
         )
+        self._guards.resources = self._resources
+        self._guards.approvals.tell = self._emit
         self.execution_utils = ExecutionUtils(
             self.config.cache_size,
             self.config.cache_ttl,
@@ -117,7 +156,10 @@ class ToolExecutor:
         self._closed = False
         self._services = self._make_services()
         self._entries = Entries(self.registry, self._services)
+        self._guards.redactor.on_active = _recompiling(self)
         self._watch_debug()
+        self._audited: AuditLog | None = None
+        self._watch_audit()
         self._unwatch = _watch(self)
         for plugin in self.config.plugins:
             self.add(plugin)
@@ -152,8 +194,14 @@ class ToolExecutor:
         """
 
         def start(item: Mapping[str, Any], left_s: float | None) -> Any:
-            operation, kwargs = operation_of(item)
-            entry = self._entries.operation(tool_instance, operation)
+            try:
+                if left_s is not None and left_s <= 0:
+                    raise too_late()
+                operation, kwargs = operation_of(item)
+            except ToolExecutionError as error:
+                self.audit_refusal(type(tool_instance).__name__, error)
+                raise
+            entry = self._operation(tool_instance, operation)
             inv = entry.enter(kwargs)
             inv.deadline_s = left_s
             return entry.handler(inv)
@@ -236,7 +284,7 @@ class ToolExecutor:
         if isinstance(source, Iterable):
             for _ in source:  # not taken up after a failure
                 pass
-        return [cancelled(place) if place.result is None else place.result for place in places]
+        return [cancelled(place, self._services) if place.result is None else place.result for place in places]
 
     def stream_tool_calls(
         self,
@@ -273,10 +321,12 @@ class ToolExecutor:
         """execute_tool_call for one place of a batch that has left_s seconds left; its invocation is noted there."""
         call = place.call
         if not isinstance(call, ToolCall):
-            return no_tool_call(call)
+            return no_tool_call(call, self._services)
         if left_s is not None:
             if left_s <= 0:
-                return failed_result(call.id, call.name, too_late())
+                late = too_late()
+                audited(self._services, call, late)
+                return failed_result(call.id, call.name, late)
             own = call.deadline_s
             call = dataclasses.replace(call, deadline_s=left_s if own is None else min(own, left_s))
         started = self._clock.stopwatch()
@@ -293,12 +343,12 @@ class ToolExecutor:
 
     async def call(self, tool_name: str, /, **arguments: Any) -> Any:
         """Run a registered tool by name and return its value. Raises ToolExecutionError and its kinds."""
-        entry = self._entries.named(tool_name, None)
+        entry = self._named(tool_name)
         return await entry.handler(entry.enter(arguments))
 
     def call_sync(self, tool_name: str, /, **arguments: Any) -> Any:
         """call for callers that block."""
-        entry = self._entries.named(tool_name, None)
+        entry = self._named(tool_name)
         return self._entries.block(entry, entry.enter(arguments))
 
     def run_definition(self, definition: ToolDefinition, inv: Invocation) -> Awaitable[Any]:
@@ -311,22 +361,45 @@ class ToolExecutor:
         """Register a tool written in any style with this executor; the definitions it gave.
 
         tool is a BaseTool object or class, a function declared with @Tool, a ToolDefinition, a "module:attribute", or a
-        list of these. Raises ConfigurationError for anything else, DuplicateToolError for a name that is taken.
+        list of these. Raises ConfigurationError for anything else, DuplicateToolError for a name that is taken,
+        DefinitionDriftError for a tool that is not the one in the lock file.
         """
         definitions = definitions_in(tool)
+        if self._guards.pins is not None:
+            for definition in definitions:
+                self._guards.pins.check(definition)
         for definition in definitions:
             self.registry.register_tool(definition, replace=replace)
         if isinstance(tool, BaseTool) and "_executor" not in tool.__dict__:
             tool._executor = self
         return definitions
 
-    def get_available_tools(self) -> list[str]:
-        """The names of all tools that can be called by name."""
-        return self.registry.list_tools()
+    def get_available_tools(self, caller: Caller | None = None) -> list[str]:
+        """The names of all tools that can be called by name; with a caller, of those that it may call."""
+        if caller is None:
+            return self.registry.list_tools()
+        return [definition.name for definition in self.tools_for(caller)]
 
-    def get_tool_info(self, tool_name: str) -> dict[str, Any]:
-        """All that is known of a tool. Raises ToolNotFoundError."""
-        return self.registry.get_tool_info(tool_name)
+    def get_tool_info(self, tool_name: str, caller: Caller | None = None) -> dict[str, Any]:
+        """All that is known of a tool. Raises ToolNotFoundError; with a caller that may not call it, what refuses."""
+        about = self.registry.get_tool_info(tool_name)
+        if caller is not None:
+            about["versions"] = self._visible.versions(tool_name, about, caller)
+        return about
+
+    def tools_for(self, caller: Caller, query: str | None = None, limit: int | None = None) -> list[ToolDefinition]:
+        """The tools that a caller is shown: those that it could call with some arguments; with a query, best first.
+
+        A tool is left out by the same rules by which its call would be refused. Raises AuthorizerFailedError where a
+        policy engine cannot say. Inside an event loop an engine that is async is asked by tools_for_async.
+        """
+        return self._visible.tools(caller, query, limit)
+
+    async def tools_for_async(
+        self, caller: Caller, query: str | None = None, limit: int | None = None
+    ) -> list[ToolDefinition]:
+        """tools_for, which awaits engines that are async."""
+        return await self._visible.listed(caller, query, limit)
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -362,6 +435,8 @@ class ToolExecutor:
             problems.append(f"{pool.abandoned_now} bodies outlived their deadline and still hold a thread")
         if loops_blocked:
             problems.append(f"{loops_blocked} event loops are blocked by async bodies that outlived their deadline")
+        if self._guards.audit is not None and self._guards.audit.problem is not None:
+            problems.append(f"the audit log cannot be written: {self._guards.audit.problem}")
         if pool._work_queue.qsize() > 2 * pool._max_workers:
             problems.append(f"{pool._work_queue.qsize()} bodies wait for a thread; raise max_workers")
         return {
@@ -394,9 +469,69 @@ class ToolExecutor:
         return ClaimOperations(claims_of(Idempotency(claims_in=where), self._services), self._clock)
 
     @property
+    def authenticator(self) -> Authenticator:
+        """Makes callers of what requests come with: bearer tokens by the settings jwt_..., API keys by records."""
+        return self._guards.authenticator
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The API keys in records: create, list, revoke, rotate."""
+        return self._guards.authenticator.api_keys
+
+    @property
+    def authorizations(self) -> AuthorizationManager:
+        """Users' grants at OAuth providers: by the settings oauth_..., or as handed in by authorization=."""
+        manager = self._guards.oauth
+        if manager is None:
+            raise ConfigurationError(
+                "there is no OAuth provider: set oauth_issuer, oauth_client_id and oauth_redirect_uri, or hand in "
+                "ToolExecutor(authorization=AuthorizationManager(...))"
+            )
+        return manager  # type: ignore[no-any-return]
+
+    @property
+    def _visible(self) -> Visibility:
+        return Visibility(self.registry, self._services)
+
+    @property
+    def approvals(self) -> ApprovalOperations:
+        """Calls that wait for a person, for those who decide about them."""
+        return ApprovalOperations(self._guards.approvals, self.registry, self._clock)
+
+    async def execute_approved(self, approval_id: str, *, caller: Caller | None = None, **fields: Any) -> ToolResult:
+        """Make the call that was approved, with exactly the arguments that were approved; it runs once.
+
+        caller is whoever the call is for, with the scopes and roles that the tool asks for: without it, the user of the
+        record with none. fields are further ones of ToolCall, such as idempotency_key. An id whose call was approved
+        with other arguments makes that call. What is not approved is refused as any call is.
+        """
+        call = await approved_call(self._guards.approvals, approval_id, caller, fields)
+        return await self.execute_tool_call(call)
+
+    @property
+    def audit(self) -> AuditOperations:
+        """The audit log in records, for operators: verify, export, newest, rotate."""
+        opened = self._guards.secrets.opened
+        key, keys = audit_key_of(self.config, opened), audit_keys_of(self.config, opened)
+        return AuditOperations(self._stores.records, key, keys, self._clock, self._guards.audit)
+
+    @property
     def circuits(self) -> CircuitOperations:
         """The breakers' circuits, for operators."""
         return CircuitOperations(local_circuits(self._services), self._stores.state, self._clock)
+
+    def audit_refusal(
+        self,
+        tool: str,
+        error: ToolExecutionError,
+        *,
+        call_id: str | None = None,
+        caller: Caller = ANONYMOUS,
+        task_id: str | None = None,
+    ) -> None:
+        """Have the audit log tell of a call that was refused before this executor saw it, as doors do."""
+        if self._guards.audit is not None:
+            self._guards.audit.refused(call_id or new_id(), tool, error, caller, task_id)
 
     # -- documents' small things --------------------------------------------------------------------------------------
 
@@ -422,7 +557,7 @@ class ToolExecutor:
             return
         level: Any = self._services.security_level
         for name, value in arguments.items():
-            finding = Screen(role_of(name), level, untrusted=True, extra=self._rules).check(value)
+            finding = Screen(role_of(name), level, untrusted=True, extra=self._services.rules).check(value)
             if finding is not None:
                 raise refusal(name, finding)
 
@@ -435,6 +570,7 @@ class ToolExecutor:
         self._entries.close()
         for kept in [*self._earlier_keepers, *self._shared.values()]:
             getattr(kept, "close", lambda: None)()
+        self._guards.close()
         self._resources.close()
         self._stores.close()
 
@@ -479,9 +615,18 @@ class ToolExecutor:
             cancel_grace_s=config.cancel_grace_s,
             screening=config.enable_security_checks,
             security_level="strict" if strict else config.security_level,
-            rules=self._rules,
+            rules=(*self._rules, *rules_named(config.rules)),
+            private=config.egress_private,
             authorizer=self._authorizer,
+            policy_engine=self._guards.policy_engine,
             tracer=self._tracer,
+            redactor=self._guards.redactor,
+            guards=self._guards,
+            secrets=self._guards.secrets,
+            oauth=self._guards.oauth,
+            approvals=self._guards.approvals,
+            audit=self._guards.audit,
+            pins=self._guards.pins,
             state=self._stores.state,
             records=self._stores.records,
             blobs=self._stores.blobs,
@@ -505,16 +650,45 @@ class ToolExecutor:
             for name in self._stores.follow(self.config):  # a keeper renews claims in one store
                 keeper = self._shared.pop(f"keeper of {name}", None)
                 self._earlier_keepers += [] if keeper is None else [keeper]
+            self._guards.follow(self.config)
             self._cache.resize(self.config.cache_size, self.config.cache_max_bytes)
             self._resources.resize(self.config.max_workers)
             self._services = self._make_services()
             self._watch_debug()
+            self._watch_audit()
             self._entries.renew(self._services)
+        if self._guards.audit is not None:
+            self._guards.audit.note("settings", changed=field)
 
     def _watch_debug(self) -> None:
         """Have every event logged while debug is on."""
         if self.config.debug != (debug_log in self._observers):
             (self._observers.append if self.config.debug else self._observers.remove)(debug_log)
+
+    def _watch_audit(self) -> None:
+        """Have the audit log of now, and no other, told how calls end."""
+        before, self._audited = self._audited, self._guards.audit
+        if before is not self._audited:
+            if before is not None:
+                self._observers.remove(before.observe)
+            if self._audited is not None:
+                self._observers.append(self._audited.observe)
+
+    def _named(self, name: str) -> Entry:
+        """The entry of a tool that is called by name; where there is none, that is audited."""
+        try:
+            return self._entries.named(name, None)
+        except ToolExecutionError as error:
+            self.audit_refusal(str(name), error)
+            raise
+
+    def _operation(self, tool: Any, operation: str) -> Entry:
+        """The entry of an operation of a tool object; where there is none, that is audited."""
+        try:
+            return self._entries.operation(tool, operation)
+        except ToolExecutionError as error:
+            self.audit_refusal(f"{type(tool).__name__}.{operation}", error)
+            raise
 
     def _start(self, tool: Any, operation: str, kwargs: dict[str, Any]) -> Any:
         """The awaitable of one operation."""
@@ -525,7 +699,7 @@ class ToolExecutor:
                 bound = entries.bind(tool)
             entry: Entry = bound.entries[operation]
         except (AttributeError, KeyError, TypeError):
-            entry = entries.operation(tool, operation)
+            entry = self._operation(tool, operation)
         inv = Invocation()
         inv.arguments = kwargs
         if entry.scoped and ("user_id" in kwargs or "task_id" in kwargs):
@@ -541,7 +715,7 @@ class ToolExecutor:
                 bound = entries.bind(tool)
             entry: Entry = bound.entries[operation]
         except (AttributeError, KeyError, TypeError):
-            entry = entries.operation(tool, operation)
+            entry = self._operation(tool, operation)
         inv = Invocation()
         inv.arguments = kwargs
         if entry.scoped and ("user_id" in kwargs or "task_id" in kwargs):
@@ -556,6 +730,8 @@ class ToolExecutor:
         raise EngineError("a blocking call met something that has to wait for an event loop")
 
     def _emit(self, event: Event) -> None:
+        if self._guards.redactor.active and isinstance(event, (Logged, Progressed)):  # what a body says as it runs
+            event = self._guards.redactor.value(event)
         if isinstance(event, Logged):
             self._services.log.logged(event)
         emit(self._services, event)
@@ -597,6 +773,19 @@ def _watch(executor: ToolExecutor) -> Callable[[], None]:
 
     end = executor.config.on_change(changed)
     return end
+
+
+def _recompiling(executor: ToolExecutor) -> Callable[[], None]:
+    """Has an executor that lives compile its tools anew: from its first secret on their chains hide what it knows."""
+    alive = weakref.ref(executor)
+
+    def compile_anew() -> None:
+        one = alive()
+        if one is not None:
+            with one._entries.lock:
+                one._entries.renew(one._services)
+
+    return compile_anew
 
 
 _default: ToolExecutor | None = None

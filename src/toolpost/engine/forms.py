@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from toolpost.calls.references import REFERENCE, is_reference
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -98,7 +100,13 @@ def _extension(value: str) -> str:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://", REFERENCE)):
+        raise ValueError
+    return value
+
+
+def _web_url(value: SecretStr) -> SecretStr:
+    if not re.match(_URL, value.get_secret_value()) and not is_reference(value.get_secret_value()):
         raise ValueError
     return value
 
@@ -146,6 +154,11 @@ RedisUrl = Annotated[
     Form("a redis://, rediss:// or unix:// URL", secret=True),
 ]
 
+ProxyUrl = Annotated[
+    Annotated[SecretStr, AfterValidator(_web_url)] | None,
+    Form("an http:// or https:// URL", secret=True),
+]
+
 StateUrl = Annotated[
     Annotated[SecretStr, AfterValidator(_store_url)] | None,
     Form("a URL such as memory:// or redis://host:6379/0", secret=True),
@@ -172,6 +185,15 @@ Hosts = Annotated[
     tuple[Annotated[str, BeforeValidator(_lower), Field(strict=True, pattern=r"^[^\s/,]+$")], ...],
     Form("a list of host names such as 'example.com'", comma_list),
 ]
+Ports = Annotated[
+    tuple[Annotated[int, Field(strict=True, ge=1, le=65535)], ...],
+    Form("a list of ports from 1 to 65535", lambda text: [number(part) for part in _parts(text, ",")] or text),
+]
+Words = Annotated[
+    tuple[Annotated[str, Field(strict=True, pattern=r"^[^\s,]+$")], ...],
+    Form("a list of words without spaces", comma_list),
+]
+FileOrNone = Annotated[Annotated[Path, BeforeValidator(_absolute)] | None, Form("the path of a file", path=True)]
 Attributes = Annotated[
     tuple[Annotated[str, Field(strict=True, pattern=r"^[^\W\d][\w.]*:[^\W\d][\w.]*$")], ...],
     Form("a list of names in modules such as 'package.module:name'", comma_list),
@@ -182,6 +204,8 @@ SanitizationRules = Literal["standard", "strict"]
 CacheBackend = Literal["memory", "redis"]
 PoolType = Literal["thread", "process"]
 MetricsBackend = Literal["none", "prometheus"]
+AuditMode = Literal["off", "on", "required"]
+AuditValues = Literal["names", "digests", "redacted"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 SecurityLevelSetting = Annotated[SecurityLevel, BeforeValidator(_lower), _one_of(SecurityLevel)]
@@ -189,4 +213,6 @@ SanitizationRulesSetting = Annotated[SanitizationRules, BeforeValidator(_lower),
 CacheBackendSetting = Annotated[CacheBackend, BeforeValidator(_lower), _one_of(CacheBackend)]
 PoolTypeSetting = Annotated[PoolType, BeforeValidator(_lower), _one_of(PoolType)]
 MetricsBackendSetting = Annotated[MetricsBackend, BeforeValidator(_lower), _one_of(MetricsBackend)]
+AuditModeSetting = Annotated[AuditMode, BeforeValidator(_lower), _one_of(AuditMode)]
+AuditValuesSetting = Annotated[AuditValues, BeforeValidator(_lower), _one_of(AuditValues)]
 LogLevelSetting = Annotated[LogLevel, BeforeValidator(_upper), _one_of(LogLevel)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import ConfigurationError, DuplicateToolError, PluginError, ToolNotFoundError
+from toolpost.calls.policies import given
 
 
 class ToolRegistry:
@@ -191,6 +192,7 @@ def version_key(version: str) -> tuple[Any, ...]:
 
 def info(definition: ToolDefinition, versions: Iterable[str] = ()) -> dict[str, Any]:
     """A definition as JSON values, for people and doors."""
+    access = given(definition.policies.access)
     hints = {k: getattr(definition.hints, k) for k in ("title", "read_only", "destructive", "idempotent", "open_world")}
     return {
         "name": definition.name,
@@ -201,6 +203,7 @@ def info(definition: ToolDefinition, versions: Iterable[str] = ()) -> dict[str, 
         "returns": dict(definition.returns) if definition.returns is not None else None,
         "requires_auth": definition.requires_auth,
         "permissions": list(definition.permissions),
+        "access": access.to_dict() if access is not None else None,
         "timeout_seconds": definition.timeout_seconds,
         "hints": {k: v for k, v in hints.items() if v is not None},
         "tags": list(definition.tags),

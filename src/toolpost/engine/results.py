@@ -10,6 +10,7 @@ from toolpost.calls.errors import CallCancelledError, InputValidationError, Outc
 from toolpost.calls.policies import UsageCalculator
 from toolpost.calls.result import ToolResult, ToolUsage, failed_result
 from toolpost.engine.entries import Entry
+from toolpost.pipeline.hiding import hide_error
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.telemetry.usage import usage_of
@@ -17,13 +18,21 @@ from toolpost.telemetry.usage import usage_of
 
 def refused(call: ToolCall, error: ToolExecutionError, elapsed_s: float, services: Services) -> ToolResult:
     """The result of a call that never reached a tool; it is counted all the same."""
+    hide_error(error, services.redactor)
     stats = services.metrics.tool("(unknown)")
     stats.record(elapsed_s, error.code, True, False)
     if services.collector is not None:
         name = call.name if isinstance(call.name, str) else "(unknown)"
         row = (services.clock.now(), name[:128], False, elapsed_s * 1000.0, call.user_id, error.error_type)
         services.collector.note(row)
+    audited(services, call, error)
     return failed_result(call.id, call.name, error, elapsed_s=elapsed_s, metadata=_metadata(call), attempts=0)
+
+
+def audited(services: Services, call: ToolCall, error: ToolExecutionError) -> None:
+    """Have the audit log tell of a call that never entered the pipeline, which tells of all others."""
+    if services.audit is not None:
+        services.audit.refused(call.id, call.name, error, call.caller, call.task_id)
 
 
 def failed(call: ToolCall, entry: Entry, inv: Invocation, error: ToolExecutionError, elapsed_s: float) -> ToolResult:
@@ -95,25 +104,29 @@ class Place:
         self.result, self.inv = result, None
 
 
-def cancelled(place: Place) -> ToolResult:
+def cancelled(place: Place, services: Services) -> ToolResult:
     """The result of a call that had not ended when another of its batch failed; outcome says how far it had come."""
     call, inv = place.call, place.inv
     if not isinstance(call, ToolCall):
-        return no_tool_call(call)
+        return no_tool_call(call, services)
     outcome: Outcome = inv.on_timeout if inv is not None and inv.ran else "not_run"
     said = _BECAME.get(outcome, "it was stopped")
     error = CallCancelledError(f"another call of the batch failed, so this one was cancelled; {said}", tool=call.name)
     error.outcome = outcome
     attempts = 0 if inv is None else inv.attempts
+    if inv is None:
+        audited(services, call, error)
     return failed_result(call.id, call.name, error, metadata=_metadata(call), attempts=attempts)
 
 
-def no_tool_call(item: object) -> ToolResult:
+def no_tool_call(item: object, services: Services) -> ToolResult:
     """The result that stands in the place of what is no ToolCall."""
     error = InputValidationError(
         f"Parameter validation failed: a batch takes ToolCalls, got {type(item).__name__}; make one with "
         f"create_tool_call(name, arguments), or read what a model sent with decode_calls"
     )
+    if services.audit is not None:
+        services.audit.refused("", "(unknown)", error)
     return failed_result("", "(unknown)", error)
 
 

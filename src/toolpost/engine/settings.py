@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from toolpost.calls.errors import ConfigurationError
+from toolpost.calls.references import REFERENCE
 from toolpost.engine import forms
 from toolpost.engine.environment import (
     PREFIX,
@@ -140,6 +141,45 @@ class ExecutorConfig(BaseModel):
         "standard", description="strict applies every rule to every text, whatever its parameter is for."
     )
 
+    rules: forms.Words = Field(
+        (), description="Screening rules of plugins that are in force, by their names in the group toolpost.rules."
+    )
+    lock_file: forms.FileOrNone = Field(
+        None, description="The file that `toolpost lock` wrote: tools that differ from it are refused."
+    )
+    approve_destructive: forms.Switch = Field(
+        False,
+        description="Whether a person must approve calls of tools that say they are destructive, and nothing of "
+        "approval.",
+    )
+    audit: forms.AuditModeSetting = Field(
+        "off", description="Whether calls are audited; required refuses calls that cannot be."
+    )
+    audit_values: forms.AuditValuesSetting = Field(
+        "digests", description="What the audit log has of arguments: their names, digests besides, or redacted values."
+    )
+
+    secrets_directories: forms.Folders = Field(
+        (Path("/run/secrets"),), description="Directories in and below which secret://file looks."
+    )
+    secrets_allowed: forms.Words = Field(
+        (),
+        description="Patterns of the references that tools may resolve, such as secret://env/APP_*; empty allows all "
+        "that no argument has a part in.",
+    )
+    secrets_ttl: forms.Seconds = Field(300.0, description="Seconds for which a secret's value is taken for current.")
+    egress_allowed_hosts: forms.Words = Field(
+        (), description="Hosts that tools may reach, '*.example.com' for all below one; empty means all public ones."
+    )
+    egress_allowed_ports: forms.Ports = Field((80, 443), description="Ports that tools may reach.")
+    egress_private: forms.Words = Field(
+        (), description="Networks ('10.0.0.0/8') and hosts that tools may reach though they are not public."
+    )
+    egress_proxy: forms.ProxyUrl = Field(
+        None, description="The proxy of all requests; none is taken from the environment; secret."
+    )
+    egress_max_bytes: forms.Count = Field(10_485_760, description="Most bytes of an answer, unpacked.")
+
     enable_rate_limiting: forms.Switch = Field(False, description="Whether max_calls_per_minute holds.")
     max_calls_per_minute: forms.CountOrNone = Field(None, description="Most calls within a minute.")
     rate_limit_by_user: forms.Switch = Field(
@@ -160,13 +200,35 @@ class ExecutorConfig(BaseModel):
 
     arcade_api_key: forms.Secret = Field(None, description="Key for an Arcade server (later release); secret.")
     arcade_base_url: forms.Url = Field("https://api.arcade.dev", description="The Arcade server (later release).")
-    oauth_client_id: forms.WordOrNone = Field(None, description="The OAuth client (later release).")
-    oauth_client_secret: forms.Secret = Field(None, description="Its secret (later release); secret.")
-    oauth_redirect_uri: forms.UrlOrNone = Field(
-        None, description="Where OAuth providers send users back to (later release)."
+    oauth_issuer: forms.UrlOrNone = Field(None, description="The OAuth provider, by its issuer URL (OIDC discovery).")
+    oauth_client_id: forms.WordOrNone = Field(None, description="The client that toolpost is there.")
+    oauth_client_secret: forms.Secret = Field(None, description="Its secret, if it has one; secret.")
+    oauth_redirect_uri: forms.UrlOrNone = Field(None, description="Where OAuth providers send users back to.")
+    database_url: forms.Secret = Field(
+        None, description="The database of the tools SQL.Query, SQL.TableInfo and SQL.SchemaInfo; secret."
     )
-    database_url: forms.Secret = Field(None, description="Database for records (later release); secret.")
-    secret_key: forms.Secret = Field(None, description="What tokens are signed with (later release); secret.")
+    secret_key: forms.Secret = Field(
+        None, description="What tokens are encrypted, and audit rows authenticated, with; secret."
+    )
+    secret_key_previous: forms.Secret = Field(
+        None, description="Earlier secret_keys, between commas or as a JSON list: they still decrypt; secret."
+    )
+    authorizer: forms.WordOrNone = Field(
+        None, description="What decides about calls besides the tools' own access: cedar, or a plugin's name."
+    )
+    authorizer_policies: forms.FileOrNone = Field(None, description="The policies of the authorizer, as it reads them.")
+    jwt_issuer: forms.UrlOrNone = Field(None, description="The issuer whose JWTs callers may come with.")
+    jwt_audience: forms.WordOrNone = Field(None, description="The audience that those must be for.")
+    jwt_jwks_url: forms.UrlOrNone = Field(
+        None, description="Where the issuer's keys are; by default found by OIDC discovery."
+    )
+    jwt_user_claim: forms.Word = Field("sub", description="The claim that names the user.")
+    jwt_tenant_claim: forms.WordOrNone = Field(None, description="The claim that names the tenant, if there is one.")
+    jwt_scope_claim: forms.Word = Field("scope", description="The claim that has the scopes, as text or as a list.")
+    jwt_roles_claim: forms.Word = Field(
+        "roles", description="The claim that has the roles; dots lead into objects, as in realm_access.roles."
+    )
+    jwt_leeway: forms.Seconds = Field(30.0, description="Seconds by which clocks may differ.")
     allowed_hosts: forms.Hosts = Field(
         (), description="Host names, in lower case, that an HTTP server answers to (later release)."
     )
@@ -334,7 +396,7 @@ def redis_of(config: ExecutorConfig) -> str | None:
     if config.cache_redis_url is not None:
         return config.cache_redis_url.get_secret_value()
     state = config.state_url.get_secret_value() if config.state_url is not None else ""
-    return state if state.startswith(("redis", "rediss")) else None
+    return state if state.startswith(("redis", "rediss", REFERENCE)) else None
 
 
 def _by_code(settings: Any) -> dict[str, Given]:

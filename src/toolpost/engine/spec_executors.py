@@ -31,6 +31,7 @@ class BaseToolExecutor:
     """
 
     spec_type: ClassVar[type[ToolSpec]] = ToolSpec
+    runs_the_tool: ClassVar[bool] = True
 
     def __init__(
         self, spec: ToolSpec, func: Callable[..., Any] | None = None, *, executor: ToolExecutor | None = None
@@ -52,8 +53,9 @@ class BaseToolExecutor:
     ) -> ToolResult:
         """Run the tool and report how it ended; raises nothing for a tool's failure.
 
-        ctx says who asks (its auth["permissions"] are the caller's scopes), until when (deadline_ts) and with which
-        services. explain has the result tell what each stage of the pipeline decided, as execute_tool_call's does.
+        ctx says who asks (its auth["permissions"] are the caller's scopes, its auth["user_role"] the caller's role),
+        until when (deadline_ts) and with which services. explain has the result tell what each stage of the pipeline
+        decided, as execute_tool_call's does.
         """
         clock = self._executor._clock
         started = clock.stopwatch()
@@ -63,12 +65,20 @@ class BaseToolExecutor:
             error: ToolExecutionError = InputValidationError(
                 f"Parameter validation failed: arguments must be an object, got {type(args).__name__}"
             )
+            self._executor.audit_refusal(self.spec.tool_name, error, call_id=call_id)
             return self._failed(call_id, error, 0.0, context, None)
         inv = self._invocation(dict(args), context, call_id)
         try:
             if inv.deadline_s == 0.0:
                 raise _too_late()
-            value = await self._compiled(explain)(inv)
+            handler = self._compiled(explain)
+        except ToolExecutionError as error:
+            self._executor.audit_refusal(
+                self.spec.tool_name, error, call_id=call_id, caller=inv.caller, task_id=inv.task_id
+            )
+            return self._failed(call_id, error, clock.stopwatch() - started, context, inv)
+        try:
+            value = await handler(inv)
         except ToolExecutionError as error:
             return self._failed(call_id, error, clock.stopwatch() - started, context, inv)
         return self._create_result(value, inv, clock.stopwatch() - started)
@@ -81,14 +91,7 @@ class BaseToolExecutor:
         inv.task_id = ctx.task_id
         inv.idempotency_key = ctx.idempotency_key
         inv.logs = []
-        role = ctx.auth.get("user_role")
-        inv.caller = Caller(
-            user_id=ctx.user_id,
-            tenant=ctx.tenant_id,
-            session_id=ctx.session_id,
-            scopes=frozenset(ctx.auth.get("permissions") or ()),
-            roles=frozenset([role] if role else ()),
-        )
+        inv.caller = _caller_of(ctx)
         if ctx.deadline_ts is not None:
             inv.deadline_s = max(0.0, ctx.deadline_ts - self._executor._clock.now())
         return inv
@@ -98,6 +101,8 @@ class BaseToolExecutor:
         if self._handler is None or self._epoch != executor._entries.epoch:
             executor._entries.check_open()
             epoch = executor._entries.epoch
+            if self.runs_the_tool and executor._services.pins is not None:
+                executor._services.pins.check(self.definition)
             self._handler, self._explaining = compile(self.definition, executor._services, self._order()), None
             self._epoch = epoch
         if not explain:
@@ -168,6 +173,30 @@ class BaseToolExecutor:
         )
 
 
+def _caller_of(ctx: ToolContext) -> Caller:
+    """For whom a context speaks. Raises ConfigurationError for an auth that could be read in more than one way."""
+    auth = ctx.auth
+    if not isinstance(auth, Mapping):
+        raise ConfigurationError(f"ToolContext.auth must be a mapping, got {type(auth).__name__}")
+    permissions, role = auth.get("permissions"), auth.get("user_role")
+    if permissions is None:
+        permissions = ()
+    listed = isinstance(permissions, (list, tuple, set, frozenset))
+    if not listed or not all(isinstance(one, str) for one in permissions):
+        raise ConfigurationError(
+            f"ToolContext.auth['permissions'] must be a list of names such as ['orders:read'], got {permissions!r:.100}"
+        )
+    if not (role is None or isinstance(role, str)):
+        raise ConfigurationError(f"ToolContext.auth['user_role'] must be one name, got {role!r:.100}")
+    return Caller(
+        user_id=ctx.user_id,
+        tenant=ctx.tenant_id,
+        session_id=ctx.session_id,
+        scopes=frozenset(permissions),
+        roles=frozenset([role] if role else ()),
+    )
+
+
 def _too_late() -> ToolTimeoutError:
     error = ToolTimeoutError("the context's deadline_ts had passed before the call was taken up")
     error.outcome = "not_run"
@@ -197,6 +226,8 @@ class DbToolExecutor(BaseToolExecutor):
 
 class NoOpExecutor(BaseToolExecutor):
     """Checks and screens a call as any executor does, and runs nothing: its content is the checked arguments."""
+
+    runs_the_tool = False
 
     def __init__(
         self, spec: ToolSpec, func: Callable[..., Any] | None = None, *, executor: ToolExecutor | None = None

@@ -7,7 +7,9 @@ from typing import Any
 
 from toolpost.calls.clock import Clock
 from toolpost.calls.errors import ToolExecutionError
+from toolpost.engine.secret_settings import secrets_of
 from toolpost.engine.settings import ExecutorConfig, redis_of
+from toolpost.security.secrets import Secrets
 from toolpost.stores import Blobs, Pending, Records, State, open_blobs, open_records, open_state, public_url
 
 
@@ -23,8 +25,9 @@ class Stores:
     blobs: Blobs
     shared_cache: State | None
 
-    def __init__(self, config: ExecutorConfig, clock: Clock, **given: Any) -> None:
+    def __init__(self, config: ExecutorConfig, clock: Clock, secrets: Secrets | None = None, **given: Any) -> None:
         self._clock = clock
+        self._secrets = secrets_of(config, clock) if secrets is None else secrets
         self._urls: dict[str, Any] = {}
         self._earlier: list[Any] = []
         self._given = {name: store for name, store in given.items() if store is not None}
@@ -35,11 +38,14 @@ class Stores:
     def follow(self, config: ExecutorConfig) -> list[str]:
         """Open anew what another setting names now; the names of the stores that are others than before."""
         clock, before = self._clock, dict(vars(self))
+        opened = self._secrets.opened
         self._set(
-            "state", (_url(config.state_url), config.state_prefix), lambda u: open_state(u[0], clock=clock, prefix=u[1])
+            "state",
+            (_url(config.state_url), config.state_prefix),
+            lambda u: open_state(opened(u[0]), clock=clock, prefix=u[1]),
         )
-        self._set("records", _url(config.records_url), lambda u: open_records(u, clock=clock))
-        self._set("blobs", _url(config.blobs_url), lambda u: open_blobs(u, clock=clock))
+        self._set("records", _url(config.records_url), lambda u: open_records(opened(u), clock=clock))
+        self._set("blobs", _url(config.blobs_url), lambda u: open_blobs(opened(u), clock=clock))
         shared = redis_of(config) if config.cache_backend == "redis" else None
         # A cache in the same server goes over the same connection: what is asked of both at once is one round trip.
         beside = getattr(self.state, "beside", None) if shared == _url(config.state_url) else None
@@ -51,7 +57,7 @@ class Stores:
                 if u[0] is None
                 else beside(u[1])
                 if beside is not None
-                else open_state(u[0], clock=clock, prefix=u[1])
+                else open_state(opened(u[0]), clock=clock, prefix=u[1])
             ),
         )
         return [name for name in self._urls if before.get(name) is not getattr(self, name)]
@@ -84,6 +90,7 @@ ANSWERS_S = 10.0
 def who_answers(config: ExecutorConfig) -> Iterator[tuple[str, str, ToolExecutionError | None]]:
     """(state, records, blobs or cache_redis; its URL fit to be shown; what is wrong) for stores not in memory."""
     shared = redis_of(config) if config.cache_backend == "redis" else None
+    secrets = secrets_of(config)
     named: list[tuple[str, str, Callable[[str], Any]]] = [
         ("state", _url(config.state_url), open_state),
         ("records", _url(config.records_url), open_records),
@@ -95,7 +102,7 @@ def who_answers(config: ExecutorConfig) -> Iterator[tuple[str, str, ToolExecutio
             continue
         error: ToolExecutionError | None = None
         try:
-            store = opened(url)
+            store = opened(secrets.opened(url))
             try:
                 answer = store.ping()
                 if isinstance(answer, Pending):

@@ -376,6 +376,7 @@ class Kept:
             return
         again.caller, again.task_id, again.encode, again.blocking = inv.caller, inv.task_id, inv.encode, inv.blocking
         again.handed, again.limit_s, again.started = inv.handed, self.limit_s, self.clock.stopwatch()
+        again.grant = inv.grant
         if not self.refreshes.start(key, partial(self._refresh, again, key, flight), inv.blocking):
             self.refreshes.flights.land(key, flight)
 

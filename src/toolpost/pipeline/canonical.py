@@ -109,9 +109,17 @@ def _write_other(value: Any, out: list[bytes]) -> None:
         _write({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, out)
     elif callable(getattr(value, "model_dump", None)):
         _write_text(b"o", f"{type(value).__module__}:{type(value).__qualname__}", out)
-        _write(value.model_dump(), out)
+        _write(_fields_of(value), out)
     else:
         raise ValueError(f"a value of type {type(value).__name__} has no canonical form")
+
+
+def _fields_of(model: Any) -> Any:
+    """What a pydantic model holds. Its dump may lack fields, or mask them, so that unequal models would be one."""
+    fields = getattr(type(model), "model_fields", None)
+    if not isinstance(fields, Mapping):
+        return model.model_dump()
+    return {**{name: getattr(model, name) for name in fields}, **(getattr(model, "__pydantic_extra__", None) or {})}
 
 
 def _alone(value: Any) -> bytes:

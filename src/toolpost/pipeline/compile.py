@@ -6,17 +6,22 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from toolpost.calls.definition import ToolDefinition
+from toolpost.pipeline.approve import approve
+from toolpost.pipeline.audit import audit
 from toolpost.pipeline.authorize import authorize
 from toolpost.pipeline.breaker import breaker
 from toolpost.pipeline.cache import cache
 from toolpost.pipeline.explain import explained
+from toolpost.pipeline.grant import grant
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.limit import limit
 from toolpost.pipeline.once import once
 from toolpost.pipeline.retry import retry
+from toolpost.pipeline.reveal import reveal
 from toolpost.pipeline.screen import screen
 from toolpost.pipeline.services import Services
 from toolpost.pipeline.settle import settle
+from toolpost.pipeline.spend import spend
 from toolpost.pipeline.timeout import timeout
 from toolpost.pipeline.trace import trace
 from toolpost.pipeline.validate import validate
@@ -28,18 +33,25 @@ Stage = Callable[[ToolDefinition, Services, Handler], Handler]
 ORDER: tuple[Stage, ...] = (
     settle,
     trace,
+    audit,
     validate,
     screen,
     authorize,
+    grant,
+    approve,
     limit,
     once,
     cache,
+    spend,
     breaker,
     retry,
     timeout,
+    reveal,
 )
-"""Outermost first. settle sees every outcome; nobody unauthorised is given a stored result; a replay or a hit still
-spends a token; a breaker counts what retries could not mend; each attempt has the limit of one attempt."""
+"""Outermost first. settle sees every outcome, and audit tells of every call, also of refused ones; nobody is asked to
+approve what may not be called; nobody unauthorised is given a stored result; a replay or a hit still spends a token; a
+grant is spent by what runs, not by what is replayed; a breaker counts what retries could not mend; each attempt has the
+limit of one attempt; reveal is innermost, so that no other stage, and no store, sees a secret."""
 
 
 def compile(

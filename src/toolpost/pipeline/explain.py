@@ -23,6 +23,10 @@ FIELDS = {
     "timeout": ("timeout",),
     "settle": ("timeout",),
     "screen": ("screening",),
+    "authorize": ("access",),
+    "grant": ("oauth",),
+    "approve": ("approval",),
+    "spend": ("approval",),
 }
 """Stage -> the policies it acts on."""
 
@@ -92,7 +96,7 @@ def explained(tool: ToolDefinition, services: Services, order: tuple[Stage, ...]
             return await handler(inv)
         finally:
             total_us = (services.clock.stopwatch() - started) * 1e6
-            inv.explanation = _told(inv, names, rules, absent, total_us)
+            inv.explanation = services.redactor.value(_told(inv, names, rules, absent, total_us))
 
     return telling
 
@@ -166,7 +170,11 @@ def rule_of(name: str, tool: ToolDefinition, services: Services) -> str:
     if name == "authorize":
         rules = ["a known user"] if tool.requires_auth else []
         rules += [f"permission {name!r}" for name in tool.permissions]
-        return ", ".join(rules + (["the executor's authorizer"] if services.authorizer else []))
+        access = given(policies.access)
+        rules += [shown(access)] if access is not None else []
+        rules += ["the executor's authorizer"] if services.authorizer else []
+        rules += [f"the engine {getattr(services.policy_engine, 'name', '')!r}"] if services.policy_engine else []
+        return ", ".join(rules)
     said = []
     for field in FIELDS.get(name, ()):
         value: Any = getattr(policies, field)

@@ -8,6 +8,7 @@ from typing import Any
 from toolpost.calls.call import ANONYMOUS, Caller, new_id
 from toolpost.calls.context import ToolContext
 from toolpost.calls.errors import Outcome
+from toolpost.calls.oauth import Grant
 from toolpost.calls.result import Source
 from toolpost.runners.bodies import Bodies
 
@@ -17,7 +18,8 @@ class Invocation:
 
     arguments are as they came; kwargs are what validation made of them, and what the body gets.
     blocking says that a thread waits for this call, so that nothing may suspend. encode says that the result must be
-    JSON. deadline_s is the caller's own limit in seconds from started. idempotency_key is the caller's own;
+    JSON. cleared is what approve found: that nobody need be asked, or the grant that spend takes. deadline_s is the
+    caller's own limit in seconds from started. idempotency_key is the caller's own;
     effect_key, made of it or of the arguments by the stage once, is the one that the body and its upstreams see.
 
     An invocation is awaitable: a stage or runner that has the value at once puts it into value and returns the
@@ -53,6 +55,8 @@ class Invocation:
     joined: dict[Any, Any] | None = None
     ahead: Any = None
     explanation: list[dict[str, Any]] | None = None
+    cleared: Any = None
+    grant: Grant | None = None
     _id: str | None = None
 
     @classmethod

@@ -27,7 +27,9 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     if not services.screening or (tool.policies.screening is None):
         return next
     level = cast("Level", policy.level or services.security_level)
-    screens = screens_of(tool.parameters, policy, level, services.rules)
+    egress = given(tool.policies.over(services.defaults).egress)
+    private = (*services.private, *(egress.private if egress is not None else ()))
+    screens = screens_of(tool.parameters, policy, level, services.rules, private)
     extras = None
     if tool.parameters.get("additionalProperties", True) is not False:
         extras = Screen("text", level, untrusted=policy.untrusted, extra=services.rules)
@@ -72,7 +74,11 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
 
 
 def screens_of(
-    parameters: Mapping[str, Any], policy: Screening, level: Level, rules: tuple[Any, ...] = ()
+    parameters: Mapping[str, Any],
+    policy: Screening,
+    level: Level,
+    rules: tuple[Any, ...] = (),
+    private: tuple[str, ...] = (),
 ) -> dict[str, Screen]:
     """Parameter name -> what judges it; parameters that can hold no text are left out."""
     found: dict[str, Screen] = {}
@@ -85,7 +91,7 @@ def screens_of(
         if ("enum" in schema or "const" in schema) and name not in policy.roles:
             continue
         role = role_of(name, format=schema.get("format"), declared=policy.roles.get(name, schema.get("x-role")))
-        judge = Screen(role, level, untrusted=policy.untrusted, extra=rules)
+        judge = Screen(role, level, untrusted=policy.untrusted, extra=rules, private=private)
         if not judge.empty:
             found[name] = judge
     return found

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolpost.calls.access import PolicyEngine
 from toolpost.calls.call import Caller
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
+from toolpost.calls.context import ContextGuards
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.events import Observer
 from toolpost.calls.policies import Policies, UsageCalculator
+from toolpost.calls.redaction import Redactor
 from toolpost.pipeline.invocation import Invocation
 from toolpost.runners.resources import Resources
 from toolpost.stores import Blobs, Records, State
@@ -20,6 +23,13 @@ from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.telemetry.collector import MetricsCollector
 from toolpost.telemetry.logs import CallLog
 from toolpost.telemetry.metrics import ExecutorMetrics
+
+if TYPE_CHECKING:
+    from toolpost.security.approvals import Approvals
+    from toolpost.security.oauth import AuthorizationManager
+    from toolpost.security.pins import Pins
+    from toolpost.security.secrets import Secrets
+    from toolpost.telemetry.audit import AuditLog
 
 T = TypeVar("T")
 Authorizer = Callable[[ToolDefinition, Caller, Mapping[str, Any]], "bool | Awaitable[bool | None] | None"]
@@ -65,8 +75,17 @@ class Services:
     screening: bool = True
     security_level: str = "medium"
     rules: tuple[Any, ...] = ()
-    authorizer: Authorizer | None = None
+    private: tuple[str, ...] = ()
+    authorizer: Authorizer | PolicyEngine | None = None
+    policy_engine: PolicyEngine | None = None
     tracer: Tracer | None = None
+    redactor: Redactor = field(default_factory=Redactor)
+    guards: ContextGuards | None = None
+    secrets: Secrets | None = None
+    oauth: AuthorizationManager | None = None
+    approvals: Approvals | None = None
+    audit: AuditLog | None = None
+    pins: Pins | None = None
     state: State
     records: Records
     blobs: Blobs

@@ -22,6 +22,7 @@ from toolpost.calls.policies import given
 from toolpost.calls.redaction import scrub_message
 from toolpost.pipeline.deadline import Late, timed_out
 from toolpost.pipeline.encode import PLAIN, check_shape, to_json
+from toolpost.pipeline.hiding import hidden
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.runners.threads import from_body
@@ -47,7 +48,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         services.log.writes_successes,
         services.log.logger.isEnabledFor,
     )
-    observers = services.observers
+    observers, redactor = services.observers, services.redactor
     name = tool.name
     timeout = given(tool.policies.over(services.defaults).timeout)
     total_s = timeout.total_s if timeout is not None else None
@@ -79,12 +80,15 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
                     raise EngineError("a blocking call met something that has to wait for an event loop")
                 left_s = None if limit_s is None else limit_s - (stopwatch() - started)
                 value = await Late(coro, parked, left_s, services, inv)
+            if inv.source != "run" and redactor.active:  # it may have been kept when a secret was not known yet
+                value = redactor.value(value)
             if inv.encode:
                 value = to_json(value)
             elif value.__class__ not in PLAIN:
                 check_shape(value)
         except BaseException as raised:
-            error = translated(raised, tool, inv, limit_s)
+            shown = hidden(raised, redactor, inv.arguments) if redactor.active else raised
+            error = translated(shown, tool, inv, limit_s)
             elapsed_s = stopwatch() - started
             rejected = isinstance(error, Rejected)
             stats.record(elapsed_s, error.code, rejected, False)
@@ -93,7 +97,7 @@ def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             _tell_failure(services, tool, inv, error, elapsed_s)
             if raised is error or _passes_through(raised, inv):
                 raise
-            raise error from error.__cause__ or (None if isinstance(raised, ToolExecutionError) else raised)
+            raise error from error.__cause__ or (None if isinstance(shown, ToolExecutionError) else shown)
         elapsed_s = stopwatch() - started
         # What stats.record and collector.note do, without the calls: they would be a sixth of the whole call.
         source = inv.source

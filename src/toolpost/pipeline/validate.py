@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import InputValidationError
+from toolpost.calls.errors import InputValidationError, Problem
+from toolpost.calls.secret_names import HIDDEN, marked_in
 from toolpost.pipeline.bounds import check_bounds
 from toolpost.pipeline.encode import to_json
 from toolpost.pipeline.invocation import Invocation
@@ -22,6 +24,8 @@ SCALARS = frozenset({int, float, bool, type(None)})
 def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     """Bound, check and convert arguments. Where the caller saw a strict schema, null means an absent optional one."""
     convert, mend, optional = tool.check.convert, tool.check.mend, tool.check.optional
+    if marked := marked_in(tool.parameters):
+        mend = _without(marked, mend)
     limits, scalar = services.limits, tool.check.scalar
     max_bytes = limits.max_bytes
     output_check = tool.output_check
@@ -62,3 +66,41 @@ def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler
         return value
 
     return both
+
+
+Mend = Callable[[dict[str, Any], Exception], dict[str, Any]]
+
+
+def _without(marked: Collection[str], mend: Mend) -> Mend:
+    """mend, whose refusals do not show what stands under parameters that their schema marks as secrets."""
+
+    def discreet(arguments: dict[str, Any], raised: Exception) -> dict[str, Any]:
+        refusal = None
+        try:
+            return mend(arguments, raised)
+        except InputValidationError as error:
+            refusal = error
+        problems = [
+            _hidden(problem, arguments) if _is_marked(problem, marked) else problem for problem in refusal.errors()
+        ]
+        raise InputValidationError(problems=problems, tool=refusal.tool) if problems else refusal
+
+    return discreet
+
+
+def _is_marked(problem: Problem, marked: Collection[str]) -> bool:
+    return any(part in marked for part in problem.get("loc", ()))
+
+
+def _hidden(problem: Problem, arguments: Any) -> Problem:
+    value = arguments
+    for part in problem["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    said = problem["msg"]
+    for text in (problem["got"], value):
+        if isinstance(text, str) and text not in ("", "nothing"):
+            said = said.replace(text, HIDDEN)
+    return problem | {"msg": said, "got": problem["got"] if problem["got"] == "nothing" else HIDDEN}

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 logger = logging.getLogger("toolpost")
+CLOSING: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
+"""The tasks that close something, which a loop that ends must let come to their end."""
 
 
 class PerLoop(Generic[T]):
@@ -80,6 +83,7 @@ def _end(loop: asyncio.AbstractEventLoop, kept: _Kept[Any]) -> None:
             logger.exception("a client could not be closed")
 
     kept.ending = loop.create_task(end())
+    CLOSING.add(kept.ending)
 
 
 class Clients:

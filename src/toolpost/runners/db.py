@@ -17,8 +17,10 @@ from toolpost.calls.errors import (
     RemoteToolError,
     ToolExecutionError,
 )
+from toolpost.calls.redaction import Revealed
+from toolpost.runners.declared import DeclaredSpec, hide_declared
 from toolpost.runners.function import Run, Runs, _left as left_s
-from toolpost.runners.resources import Resources
+from toolpost.runners.resources import Resources, forget, revealed
 from toolpost.runners.threads import Threads
 
 MAX_ROWS: Final = 10_000
@@ -106,17 +108,23 @@ def _built_in(driver: str, threads: Threads) -> IDbOperationStrategy:
 
 def db_runner(tool: ToolDefinition, body: DbBody, resources: Resources) -> Runs:
     """The runner of a database tool. Until a driver has a strategy its calls are refused."""
-    spec = spec_of(tool, body)
+    declared = spec_of(tool, body)
+    secret = DeclaredSpec(tool, body, declared)
+    references = secret.references
+    hide_declared(tool, resources)
     stopwatch = resources.clock.stopwatch
 
     async def operate(run: Run) -> Any:
         run.attempts += 1
         strategy = strategy_for(body.driver, resources)
+        spec = declared if not references else secret.revealed(await revealed(resources, references))
         run.ran, run.on_timeout = True, "unknown"
         try:
             return await strategy.execute_operation(dict(run.kwargs), spec, left_s(run, stopwatch))
         except ToolExecutionError as error:
             run.ran = error.outcome != "not_run"
+            if references and str(error.details.get("sqlstate", "")).startswith("28"):
+                forget(resources, references)  # the password was refused: it may have been rotated
             raise
 
     return operate
@@ -134,7 +142,7 @@ def setting(spec: Any, name: str, default: Any = None) -> Any:
     value = getattr(spec, name, None)
     if value is None:
         return default
-    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    return Revealed(value.get_secret_value()) if hasattr(value, "get_secret_value") else value
 
 
 # -- SQL ---------------------------------------------------------------------------------------------------------------

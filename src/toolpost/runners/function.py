@@ -10,6 +10,8 @@ from toolpost.calls.call import Caller
 from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import FunctionBody, ToolDefinition
 from toolpost.calls.errors import Outcome
+from toolpost.calls.oauth import Grant
+from toolpost.calls.policies import given
 from toolpost.runners.bodies import Bodies
 from toolpost.runners.resources import Resources
 
@@ -32,6 +34,7 @@ class Run(Protocol):
     bodies: Bodies | None
     handed: ToolContext | None
     context: ToolContext | None
+    grant: Grant | None
     logs: list[str] | None
 
     @property
@@ -98,7 +101,9 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     if run.limit_s is not None:
         context.deadline_ts = clock.now() + run.limit_s - (clock.stopwatch() - run.started)
     context._emit = resources.emit
-    context._logs = run.logs
+    context._guards, context._egress = resources.guards, given(tool.policies.egress)
+    context._call = (getattr(tool.body, "func", None), run.kwargs)
+    context._logs, context._grant = run.logs, run.grant
     return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,16 +11,18 @@ from urllib.parse import quote, unquote, urlsplit
 import orjson
 
 from toolpost.calls.definition import HttpBody, ToolDefinition
-from toolpost.calls.errors import ConfigurationError, InputValidationError
+from toolpost.calls.errors import ConfigurationError, InputValidationError, SecretUnavailableError
+from toolpost.calls.references import is_reference, references_in, replaced
 
 PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that have no effect (RFC 9110, section 9.2.1)."""
 IN_QUERY = READS | {"DELETE"}
 """Methods whose arguments go into the query; those of the others go into a JSON body."""
+NO_SECRETS: Mapping[str, str] = {}
 _SLASH = re.compile(r"[/\\]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
+HEADER_VALUE = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
 
 
 class Request(NamedTuple):
@@ -41,7 +44,10 @@ class Template:
 
     def __init__(self, tool: ToolDefinition, body: HttpBody) -> None:
         self._tool = tool.name
-        self._names = frozenset(tool.parameters.get("properties", {}))
+        body, self._secrets = lifted(body, tool)
+        self.references = frozenset(self._secrets.values())
+        """The secrets that each request needs."""
+        self._names = frozenset(tool.parameters.get("properties", {})) | set(self._secrets)
         self._body = body
         self.method = body.method.upper()
         parts = urlsplit(body.url)
@@ -56,18 +62,28 @@ class Template:
             if name not in self._names:
                 raise ConfigurationError(f"{tool.name}: its url has a place {{{name}}}, which is no parameter")
         for header, value in body.headers.items():
-            if not _HEADER_NAME.match(header) or not _HEADER_VALUE.match(value):
+            if not _HEADER_NAME.match(header) or not HEADER_VALUE.match(value):
                 raise ConfigurationError(
-                    f"{tool.name}: header {header!r:.100} must be a name and Latin text of one line"
+                    f"{tool.name}: header {header!r:.100} must be a name and Latin text of one line, without spaces "
+                    "around it"
                 )
         fixed = [self._path, parts.query, *body.headers.values(), *strings_in(body.query), *strings_in(body.body)]
         self._placed = frozenset(name for text in fixed for name in PLACE.findall(text) if name in self._names)
         self._written = {unquote(pair.partition("=")[0]) for pair in self._pairs} | set(body.query)
-        self.shown = f"{self.method} {parts.scheme}://{parts.netloc.rpartition(chr(64))[2]}{self._path}"
+        path = PLACE.sub(lambda place: f"{{{self._secrets.get(place[1], place[1])}}}", self._path)
+        self.shown = f"{self.method} {parts.scheme}://{parts.netloc.rpartition(chr(64))[2]}{path}"
         """For messages: without query and arguments, which may hold secrets."""
 
-    def fill(self, arguments: Mapping[str, Any], idempotency_key: str | None) -> Request:
-        """The request of one call. Raises InputValidationError for an argument that cannot stand in its place."""
+    def fill(
+        self, arguments: Mapping[str, Any], idempotency_key: str | None, secrets: Mapping[str, str] = NO_SECRETS
+    ) -> Request:
+        """The request of one call; secrets has the values of references.
+
+        Raises InputValidationError for an argument that cannot stand in its place, SecretUnavailableError for such a
+        secret.
+        """
+        if self._secrets:
+            arguments = {**arguments, **{place: str(secrets[name]) for place, name in self._secrets.items()}}
         try:
             return self._made(arguments, idempotency_key)
         except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
@@ -96,7 +112,10 @@ class Template:
     def _filled_path(self, arguments: Mapping[str, Any]) -> str:
         segments = []
         for segment in self._path.split("/"):
-            filled = PLACE.sub(lambda place: quote(self._text(place[1], arguments), safe=""), segment)
+            filled = PLACE.sub(
+                lambda place: quote(self._text(place[1], arguments), safe="/" if place[1] in self._secrets else ""),
+                segment,
+            )
             # Many a server decodes before it resolves dots, so that an encoded slash is one to it.
             if filled != segment and any(piece in (".", "..") for piece in _SLASH.split(unquote(filled))):
                 raise self._wrong(PLACE.findall(segment)[0], "would lead to another path of the server")
@@ -129,8 +148,9 @@ class Template:
             if all(arguments.get(place) is not None for place in places):
                 filled = self._filled(value, arguments)
                 headers[name] = text = filled if isinstance(filled, str) else _plain(filled)
-                if places and not _HEADER_VALUE.match(text):
-                    raise self._wrong(places[0], "goes into a header, which takes Latin text of one line")
+                if places and not HEADER_VALUE.match(text):
+                    must = "goes into a header, which takes Latin text of one line, without spaces around it"
+                    raise self._wrong(places[0], must)
         given = {name.lower() for name in headers}
         if has_json and "content-type" not in given:
             headers["Content-Type"] = "application/json"
@@ -161,9 +181,44 @@ class Template:
             return [self._filled(item, arguments) for item in value]
         return value
 
-    def _wrong(self, name: str, must: str) -> InputValidationError:
+    def _wrong(self, name: str, must: str) -> InputValidationError | SecretUnavailableError:
+        if name in self._secrets:
+            return SecretUnavailableError(f"{self._tool}: {self._secrets[name]} {must}")
         problem = {"path": f"/{name}", "loc": (name,), "parameter": name, "type": "place", "msg": f"'{name}' {must}"}
         return InputValidationError(problems=[problem | {"expected": "a value that fits its place", "got": "another"}])
+
+
+def lifted(body: HttpBody, tool: ToolDefinition) -> tuple[HttpBody, dict[str, str]]:
+    """A body with a place in the stead of each reference to a secret, and the reference of each such place.
+
+    So that both are filled in one go, and no argument is ever read for a reference.
+    """
+    try:
+        written = dict.fromkeys(references_in([body.url, dict(body.headers), dict(body.query), body.body]))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{tool.name}: {error.message}") from None
+    if not written:
+        return body, {}
+    if is_reference(body.url):
+        raise ConfigurationError(
+            f"{tool.name}: scheme, host and port of its url are fixed; put what is secret of it into its path or "
+            f"query: https://host/{{{body.url}}}"
+        )
+    taken = set(tool.parameters.get("properties", {}))
+    names = (name for number in itertools.count() if (name := f"secret_{number}") not in taken)
+    places = dict(zip(written, names, strict=False))
+
+    def place(reference: str) -> str:
+        return f"{{{places[reference]}}}"
+
+    filled = HttpBody(
+        method=body.method,
+        url=replaced(body.url, place),
+        headers=replaced(body.headers, place),
+        query=replaced(body.query, place),
+        body=replaced(body.body, place),
+    )
+    return filled, {name: reference for reference, name in places.items()}
 
 
 def _can_be_sent(value: Any) -> bool:

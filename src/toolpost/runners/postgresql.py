@@ -200,7 +200,9 @@ def _where(spec: Any) -> tuple[str, ...]:
     names = {"host": "host", "port": "port", "database": "dbname", "username": "user", "password": "password"}
     names["ssl_mode"] = "sslmode"
     found = {ours: setting(spec, theirs) for theirs, ours in names.items()}
-    return tuple(str(part) for pair in found.items() if pair[1] is not None for part in pair)
+    return tuple(
+        part if isinstance(part, str) else str(part) for pair in found.items() if pair[1] is not None for part in pair
+    )
 
 
 def _told(error: psycopg.Error, unknown: str | None = None) -> RemoteToolError:

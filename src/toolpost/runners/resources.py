@@ -7,15 +7,16 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
+from toolpost.calls.context import ContextGuards
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import NotSupportedError, OverloadedError, ToolTimeoutError
+from toolpost.calls.errors import NotSupportedError, OverloadedError, SecretUnavailableError, ToolTimeoutError
 from toolpost.calls.events import Event
-from toolpost.runners.clients import Clients
+from toolpost.runners.clients import CLOSING, Clients
 from toolpost.runners.threads import Abandoned, Threads, lending
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Loop:
 ANSWER_S = 0.25
 """Real seconds that a loop has to tell how a call ended, after all that the call itself may take."""
 WIND_DOWN_S = 5.0
-"""How long tasks that are cancelled hold up the end of their loop."""
+"""How long tasks that are cancelled, or close something, hold up the end of their loop."""
 
 
 class _Call:
@@ -226,7 +227,8 @@ class _Server(threading.Thread):
         try:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
-                task.cancel()
+                if task not in CLOSING:
+                    task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=WIND_DOWN_S)
         finally:
@@ -261,6 +263,7 @@ class Resources:
     sync_in: str = "thread"
     clock: Clock = SYSTEM_CLOCK
     emit: Emit | None = None
+    guards: ContextGuards | None = None
     clients: Clients = field(default_factory=Clients)
     _processes: Processes | None = None
 
@@ -293,6 +296,21 @@ class Resources:
             self._processes = None
         self.clients.close()
         self.loop.close()
+
+
+async def revealed(resources: Resources, references: Collection[str]) -> Mapping[str, str]:
+    """The secrets of these references. Raises SecretUnavailableError."""
+    if resources.guards is None:
+        raise SecretUnavailableError(
+            f"{min(references)}: nothing here resolves references; run the tool by an executor"
+        )
+    return await resources.guards.reveal(references)
+
+
+def forget(resources: Resources, references: Collection[str]) -> None:
+    """Have the secrets of these references asked for anew: they were refused."""
+    if resources.guards is not None:
+        resources.guards.forget(references)
 
 
 def not_runnable(tool: ToolDefinition) -> NotSupportedError:

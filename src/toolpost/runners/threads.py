@@ -73,7 +73,8 @@ class Threads:
     async def run(self, fn: Callable[[], T], on_start: Callable[[], None] | None = None) -> T:
         """Run fn in a worker, in a copy of the caller's context; return or raise what it does.
 
-        on_start is called in the worker just before fn. When the awaiting task is cancelled, a queued fn
+        on_start is called in the worker just before fn, and again when a running fn is given up: it must be no
+        more than a note. When the awaiting task is cancelled, a queued fn
         never runs and a running one is abandoned. Raises OverloadedError when the pool is closed or too many
         bodies are abandoned.
         """
@@ -274,6 +275,7 @@ class Threads:
             self._abandoned.add(worker)
             self.abandoned_total += 1
             recruit = self._recruit()
+        job.started()  # its worker has taken it, and may not have come to say so
         if recruit is not None:
             self._start(recruit)
 
@@ -375,6 +377,11 @@ class _Job(Generic[T]):
         self.state = "running"
         self.worker = worker
         return self
+
+    def started(self) -> None:
+        """Say that fn runs, or is about to. Whoever gives a running job up says so as well: twice does no harm."""
+        if self._on_start is not None:
+            self._on_start()
 
     def call(self) -> None:
         assert self._fn is not None

@@ -1,19 +1,20 @@
-"""Screens text by the role of its parameter and refuses what looks like an attack; roles.py holds the patterns."""
+"""Screens text by the role of its parameter and refuses what looks like an attack; what does, patterns_*.py say."""
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache, partial
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
 from toolpost.calls.errors import ConfigurationError
-from toolpost.security.roles import CERTAIN, LEVELS, ROLES, Form, Level, Pattern, Role, patterns_for, role_of
+from toolpost.security.finders import OVER_ENCODED, Finder, finder
+from toolpost.security.patterns import Pattern, Search
+from toolpost.security.roles import LEVELS, ROLES, Level, Role, role_of
+from toolpost.security.typed import MAX_IDENTIFIER
+from toolpost.security.views import OverEncodedError, normalised
 
 __all__ = ["Finding", "Level", "Role", "Rule", "Screen", "normalised", "role_of", "screen_text"]
 
@@ -22,7 +23,6 @@ Rule: TypeAlias = Callable[[str, str], str | None]
 
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 1_000_000
-MAX_DECODINGS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +44,11 @@ class Screen:
 
     max_chars bounds the text of a value, all its strings and keys together. extra are plugins' rules; they see
     each string as it came, at every level, but not under the role skip. untrusted says that the text goes
-    somewhere dangerous. Raises ConfigurationError for an unknown role or level.
+    somewhere dangerous. private holds what an address may lead to though it is not public, as Egress.private does.
+    Raises ConfigurationError for an unknown role or level.
     """
 
-    __slots__ = ("_extra", "_find", "_max_chars", "_plain", "level", "role")
+    __slots__ = ("_extra", "_finder", "_max_chars", "_most", "_quick", "_size", "level", "role")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Screen:
         untrusted: bool = False,
         max_chars: int | None = None,
         extra: Sequence[Rule] = (),
+        private: Sequence[str] = (),
     ):
         if role not in ROLES:
             raise ConfigurationError(f"role {role!r} does not exist; the roles are {', '.join(ROLES)}")
@@ -66,13 +68,15 @@ class Screen:
         self.level: Level = level
         self._max_chars = max_chars
         self._extra = () if role == "skip" else tuple(extra)
-        self._find, surest = _finder(role, level, untrusted)
-        self._plain = surest and max_chars is None and not self._extra
+        self._finder: Finder | None = finder(role, level, untrusted, tuple(private))
+        self._size = _SIZES.get(role) if level != "low" else None
+        self._most = min((size for size in (max_chars, self._size) if size is not None), default=sys.maxsize)
+        self._quick: Search | None = None
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to check, so that the stage need not be compiled in."""
-        return self._find is None and not self._extra and self._max_chars is None
+        return self._finder is None and not self._extra and self._max_chars is None
 
     def check(self, value: Any) -> Finding | None:
         """The first reason to refuse a value, or None.
@@ -80,9 +84,33 @@ class Screen:
         Strings are judged, also in lists, mappings (keys too), dataclasses and pydantic models; other scalars
         pass. What is nested over 64 levels deep, or holds over a million values, is refused.
         """
-        if type(value) is str and (self._max_chars is None or len(value) <= self._max_chars):
-            return None if self._plain and _plainly_harmless(value) else self._judge(value)
+        if type(value) is str and len(value) <= self._most:
+            quick = self._quick
+            if quick is None:
+                quick = self._quick = self._ask_quickly()
+            try:
+                return self._judge(value) if quick(value) else None
+            except UnicodeEncodeError:
+                return self._judge(value)
         return self._walk(value)
+
+    def _ask_quickly(self) -> Search:
+        """What says of most harmless texts that there is nothing to find; True asks for a closer look."""
+        return _always if self._extra else _never if self._finder is None else self._finder.quick
+
+    def explain(self, value: str) -> list[tuple[Finding, str]]:
+        """Every reason to refuse a text, with the view of it in which it was found; for people who look at rules."""
+        found: list[tuple[Finding, str]] = []
+        if self._size is not None and len(value) > self._size:
+            found.append((self._too_large(self._size), value))
+        elif self._finder is not None:
+            try:
+                for one in self._finder.findings(value):
+                    found.append((self._found(one.pattern), one.view))
+            except OverEncodedError:
+                found.append((self._found(OVER_ENCODED), value))
+        found += [(finding, value) for rule in self._extra if (finding := self._by_plugin(rule, value)) is not None]
+        return found
 
     def _walk(self, value: Any) -> Finding | None:
         opened: list[Iterator[Any]] = [iter((value,))]
@@ -102,7 +130,7 @@ class Screen:
                     break
                 chars += len(text)
                 if self._max_chars is not None and chars > self._max_chars:
-                    return self._too_large()
+                    return self._too_large(self._max_chars)
                 finding = self._judge(text)
                 if finding is not None:
                     return finding
@@ -111,17 +139,32 @@ class Screen:
         return None
 
     def _judge(self, value: str) -> Finding | None:
-        pattern = self._find(value) if self._find is not None else None
-        if pattern is not None:
-            return self._finding(pattern.rule, pattern.why)
+        if self._size is not None and len(value) > self._size:
+            return self._too_large(self._size)
+        if self._finder is not None:
+            try:
+                pattern = self._finder.find(value)
+            except OverEncodedError:
+                pattern = OVER_ENCODED
+            if pattern is not None:
+                return self._found(pattern)
         for rule in self._extra:
-            why = rule(value, self.role)
-            if why is not None:
-                return self._finding(f"plugin.{getattr(rule, '__name__', type(rule).__name__)}", str(why))
+            finding = self._by_plugin(rule, value)
+            if finding is not None:
+                return finding
         return None
 
-    def _too_large(self) -> Finding:
-        return self._finding("size.text", f"it holds over {self._max_chars} characters of text; send less")
+    def _by_plugin(self, rule: Rule, value: str) -> Finding | None:
+        why = rule(value, self.role)
+        if why is None:
+            return None
+        return self._finding(f"plugin.{getattr(rule, '__name__', type(rule).__name__)}", str(why))
+
+    def _too_large(self, most: int) -> Finding:
+        return self._finding("size.text", f"it holds over {most} characters of text; send less")
+
+    def _found(self, pattern: Pattern) -> Finding:
+        return self._finding(pattern.rule, pattern.why)
 
     def _finding(self, rule: str, why: str) -> Finding:
         return Finding(rule=rule, role=self.role, kind=rule.partition(".")[0], why=why)
@@ -132,154 +175,24 @@ def screen_text(value: str, *, role: Role = "text", level: Level = "medium", unt
     return Screen(role, level, untrusted=untrusted).check(value)
 
 
-def normalised(value: str) -> list[str]:
-    """A value as it came, then as an interpreter further on may come to see it: at most seven views.
-
-    Decoded are percent encodings (nested, %uNNNN, overlong UTF-8), HTML entities, \\xNN, \\uNNNN and \\u{N},
-    compatibility characters (NFKC); the last view lacks NULs and invisible characters. No view is over four times
-    as long as the value, and the work is linear in it.
-    """
-    views = [value]
-    for _ in range(MAX_DECODINGS):
-        decoded = _decoded(views[-1])
-        if decoded == views[-1]:
-            break
-        views.append(decoded)
-    bare = _UNSEEN.sub("", views[-1])
-    if bare != views[-1]:
-        views.append(bare)
-    return views
+def _always(value: str) -> bool:
+    return True
 
 
-Check: TypeAlias = tuple[Pattern, Callable[[str], object]]
+def _never(value: str) -> bool:
+    return False
+
 
 _SCALARS: Final = frozenset({int, float, bool, type(None), bytes})
-_HEAD: Final = 400  # no pattern that looks at the start of a value looks further
-_BARE = re.compile(r"[a-zA-Z0-9_ ,.!?]*+\Z").match
-_UNSEEN = re.compile("[\x00\xad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\})")
-_WIDE_PERCENT = re.compile(r"%[uU]([0-9a-fA-F]{4})")
-_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
-_OVERLONG = re.compile(
-    rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
-    rb"|\xf8[\x80-\x87][\x80-\xbf]{3}|\xfc[\x80-\x83][\x80-\xbf]{4}"
-)
-_SQL_COMMENT = re.compile(r"/\*!\d{0,6}|/\*.*?\*/|\*/", re.DOTALL)
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_CONTROL = re.compile(r"[\x00-\x1f]+")
-
-
-@lru_cache(maxsize=128)
-def _finder(role: Role, level: Level, untrusted: bool) -> tuple[Callable[[str], Pattern | None] | None, bool]:
-    """What finds the patterns of a screen, and whether they are the surest only."""
-    checks = tuple((pattern, pattern.search()) for pattern in patterns_for(role, level, untrusted))
-    if not checks:
-        return None, False
-    if all(pattern.sure == CERTAIN for pattern, _ in checks):
-        return partial(_at_start, checks), True
-    bare = tuple(check for check in checks if check[0].bare) if role == "text" and level != "strict" else checks
-    return partial(_anywhere, checks, bare), False
-
-
-def _plainly_harmless(value: str) -> bool:
-    """Whether none of the surest patterns can be in a value, at a tenth of a regular expression's cost."""
-    return not ("'" in value or '"' in value or "/" in value or "\0" in value or value[:1] in "0123456789-.\\;|&")
-
-
-def _at_start(checks: tuple[Check, ...], value: str) -> Pattern | None:
-    """What the surest patterns find, which look at a value as it came and at its start only."""
-    return None if _plainly_harmless(value) else _first(checks, value, value[:_HEAD])
-
-
-def _anywhere(checks: tuple[Check, ...], bare: tuple[Check, ...], value: str) -> Pattern | None:
-    """What any pattern finds in any view of a value; bare are those that can be found in bare words."""
-    if _BARE(value) is not None:
-        return _first(bare, value, value)
-    for view in normalised(value):
-        pattern = _first(checks, value, view)
-        if pattern is not None:
-            return pattern
-    return None
-
-
-def _first(checks: tuple[Check, ...], value: str, view: str) -> Pattern | None:
-    """The first pattern found in a view of a value."""
-    low = view.lower()
-    forms: dict[Form, str] = {"raw": value, "low": low}
-    for pattern, search in checks:
-        form = pattern.form
-        if pattern.words:
-            # What a word needs in the flat form stands in the low form too; only dense joins letters.
-            text = _form(forms, "dense") if form == "dense" else forms["raw" if form == "raw" else "low"]
-            for word in pattern.words:
-                if word in text:
-                    break
-            else:
-                continue
-        if search(_form(forms, form)):
-            return pattern
-    return None
-
-
-def _form(forms: dict[Form, str], form: Form) -> str:
-    text = forms.get(form)
-    if text is None:
-        text = forms[form] = _flat(forms["low"]) if form == "flat" else _dense(forms["low"])
-    return text
-
-
-def _flat(low: str) -> str:
-    # A plus is a space in the encoding of forms, and some readers skip a NUL.
-    return " ".join(_without(_SQL_COMMENT, low).replace("+", " ").replace("\0", " ").split())
-
-
-def _dense(low: str) -> str:
-    return _CONTROL.sub("", "".join(_without(_COMMENT, low).split()))
-
-
-def _without(comment: re.Pattern[str], low: str) -> str:
-    """Comments become one space, up to where the last one ends: an open one stays, and is not searched for an end."""
-    end = low.rfind("*/") + 2
-    return comment.sub(" ", low[:end]) + low[end:] if end > 1 else low
-
-
-def _decoded(view: str) -> str:
-    if "%" in view:
-        view = _PERCENT.sub(_bytes, _WIDE_PERCENT.sub(_escaped, view))
-    if "&" in view:
-        view = html.unescape(view)
-    if "\\" in view:
-        view = _ESCAPE.sub(_escaped, view)
-    return view if view.isascii() else _compatible(view)
-
-
-def _bytes(run: re.Match[str]) -> str:
-    raw = bytes.fromhex(run[0].replace("%", ""))
-    return _OVERLONG.sub(_shortest, raw).decode("utf-8", "ignore")
-
-
-def _shortest(overlong: re.Match[bytes]) -> bytes:
-    lead, *rest = overlong[0]
-    code = lead & 0x1F if lead < 0xE0 else 0
-    for byte in rest:
-        code = code << 6 | byte & 0x3F
-    return chr(code).encode("utf-8", "ignore")
-
-
-def _escaped(escape: re.Match[str]) -> str:
-    code = int(escape[escape.lastindex or 1], 16)
-    return chr(code) if code < 0xD800 or 0xDFFF < code < 0x110000 else ""
-
-
-def _compatible(view: str) -> str:
-    """NFKC in short pieces, as sorting a long run of combining marks takes quadratic time."""
-    pieces = (view[i : i + 256] for i in range(0, len(view), 256))
-    return "".join(_folded(piece) for piece in pieces)
-
-
-def _folded(piece: str) -> str:
-    folded = unicodedata.normalize("NFKC", piece)
-    return folded if len(folded) <= 2 * len(piece) else piece
+_SIZES: Final[Mapping[Role, int]] = {
+    "identifier": MAX_IDENTIFIER,
+    "path": 4096,
+    "url": 8192,
+    "sql": 100_000,
+    "shell": 100_000,
+    "regex": 10_000,
+}
+"""Characters that a value of a role may have at most, at every level but low: what is longer is none."""
 
 
 def _text_of(item: Any) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError
 from toolpost.stores.claims import Claim, ClaimAsk, Claims, ClaimState, Outgoing
+from toolpost.stores.documents import AuditHead, AuditRow, Document
 from toolpost.stores.pending import Answer, Pending
 from toolpost.stores.tasks import TERMINAL, Finish, Task, TaskRow, TaskState, Work
 
@@ -192,7 +193,47 @@ class Records(Claims, Protocol):
         """Submit a dead task again as task_id, linked to the letter; False when that was done or cannot be."""
 
     def sweep(self, limit: int = 1000, /) -> Answer[dict[str, int]]:
-        """Drop expired claims (done or failed only) and, of tasks whose holder was lost too often, make dead ones."""
+        """Drop expired claims (done or failed only) and documents; make tasks whose holder was lost too often dead.
+
+        How many of each: "claims", "documents", "dead".
+        """
+
+    def put_document(self, document: Document, expect: int | None = None, /) -> Answer[int]:
+        """Write a document; its new version (document.version, created_at and updated_at are not looked at).
+
+        expect: None writes over whatever is there, 0 only where there is none, n only over version n. 0 is answered
+        when something else was there, and nothing changes.
+        """
+
+    def document(self, kind: str, key: str, /) -> Answer[Document | None]:
+        """One document."""
+
+    def documents(
+        self,
+        kind: str,
+        *,
+        tenant: str | None = None,
+        user_id: str | None = None,
+        state: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Answer[list[Document]]:
+        """Documents of a kind by key ascending, above after."""
+
+    def drop_document(self, kind: str, key: str, expect: int | None = None, /) -> Answer[bool]:
+        """Forget a document (only version expect, if given); whether it was there."""
+
+    def append_audit(self, bodies: Sequence[bytes], key: bytes = b"", /) -> Answer[AuditHead]:
+        """Add rows to the chain, in this order and without others between them; where the chain stands then."""
+
+    def audit_rows(self, after: int = 0, limit: int = 1000, /) -> Answer[list[AuditRow]]:
+        """Rows by seq ascending, above after."""
+
+    def audit_head(self, /) -> Answer[AuditHead]:
+        """Where the chain begins and ends; documents.NO_HEAD where somebody took that away."""
+
+    def rotate_audit(self, through: int, /) -> Answer[int]:
+        """Take away the rows up to this seq, and remember the last one's hash; how many there were."""
 
     def migrate(self) -> list[str]:
         """Bring the tables up to this version, waiting for it; number and title of each migration that was applied.
@@ -312,6 +353,8 @@ def public_url(url: str) -> str:
 
 __all__ = [
     "Answer",
+    "AuditHead",
+    "AuditRow",
     "Blobs",
     "Circuit",
     "CircuitRules",
@@ -319,6 +362,7 @@ __all__ = [
     "ClaimAsk",
     "ClaimState",
     "Claims",
+    "Document",
     "Finish",
     "Outgoing",
     "Pending",

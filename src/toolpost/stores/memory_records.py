@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.stores import Finish, Task, TaskRow, TaskState, Work
-from toolpost.stores.memory_mail import MemoryMail
+from toolpost.stores.memory_documents import MemoryDocuments
 from toolpost.stores.standing import MAX_LOST, checked, farewell, legible, place_of, repeated
 
 
@@ -36,7 +36,7 @@ class _Entry:
     finished_at: float | None = None
 
 
-class MemoryRecords(MemoryMail):
+class MemoryRecords(MemoryDocuments):
     """Records in memory. Leases run by the clock's monotonic time, what people read is its wall time.
 
     max_finished bounds memory: of tasks that are over, and of dead letters, the oldest go first. Expired claims go by
@@ -353,7 +353,8 @@ class MemoryRecords(MemoryMail):
                 del self._running[entry.task.task_id]
                 entry.lost += 1
                 self._end_by_store(entry, "dead", "lost")
-            return {"claims": claims, "dead": len(doomed)}
+            documents = self._drop_old_documents(self._clock.now(), limit)
+            return {"claims": claims, "dead": len(doomed), "documents": documents}
 
     def ping(self) -> None:
         return None

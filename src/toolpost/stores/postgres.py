@@ -16,11 +16,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError, InputValidationError, StoreUnavailableError
-from toolpost.stores import Pending, postgres_claims, postgres_mail, postgres_tasks, public_url
+from toolpost.stores import Pending, postgres_claims, postgres_documents, postgres_mail, postgres_tasks, public_url
 from toolpost.stores.migrations import ensure, migrate_postgres, postgres_version
 from toolpost.stores.pending import Batcher, answer_all
 from toolpost.stores.postgres_sql import OPEN, Connection
-from toolpost.stores.sql import TIDY_S, SqlRecords
+from toolpost.stores.sql import TIDIES, TIDY_S, SqlRecords
 
 TIMEOUT_S = 5.0
 """A batch that takes longer has its connection broken: the server may be frozen."""
@@ -68,13 +68,22 @@ KINDS: dict[str, Any] = {
     "claim_task": postgres_tasks.claim_task,
     "claim_tasks": postgres_tasks.claim_tasks,
     "take_outbox": postgres_mail.take_outbox,
+    "put_document": postgres_documents.put_document,
+    "drop_document": postgres_documents.drop_document,
+    "append_audit": postgres_documents.append_audit,
+    "rotate_audit": postgres_documents.rotate_audit,
     "sweep": postgres_tasks.sweep,
     "sweep_claims": postgres_claims.sweep_claims,
+    "sweep_documents": postgres_documents.sweep_documents,
     "lookup": postgres_claims.lookup,
     "unsettled": postgres_claims.unsettled,
     "task": postgres_tasks.task,
     "tasks": postgres_tasks.tasks,
     "dead": postgres_mail.dead,
+    "document": postgres_documents.document,
+    "documents": postgres_documents.documents,
+    "audit_rows": postgres_documents.audit_rows,
+    "audit_head": postgres_documents.audit_head,
     "ping": postgres_tasks.ping,
 }
 """What is done for each kind of operation, in the order of a batch: ends before beginnings, reads last."""
@@ -158,7 +167,7 @@ class PostgresRecords(SqlRecords):
         except StoreUnavailableError:  # what was done before is committed
             answer_all([pending for pending in batch if pending.value is not OPEN or pending.error is not None])
             raise
-        self._tidy(groups.get("sweep_claims", ()))
+        self._tidy([pending for kind in TIDIES for pending in groups.get(kind, ())])
 
     def _act(self, connection: Connection, kind: str, group: list[Pending[Any]]) -> None:
         """Do a group together; halves of it, and halves of those, where one of them cannot be done."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolpost.stores import Finish, Pending, TaskRow, Work
 from toolpost.stores.postgres_claims import dropped
+from toolpost.stores.postgres_documents import dropped_documents
 from toolpost.stores.postgres_mail import OUTBOX, OUTBOX_VALUES, message_values
 from toolpost.stores.postgres_sql import NOW, Connection, Pendings, columns
 from toolpost.stores.sql import (
@@ -386,7 +387,8 @@ def sweep(connection: Connection, pendings: Pendings) -> None:
         limit = pending.op[1]
         with connection.transaction():
             dead = _end(connection, _DOOMED, {"limit": limit, "state": "dead", "code": "lost"})
-        pending.value = {"claims": dropped(connection, limit), "dead": dead}
+        claims, documents = dropped(connection, limit), dropped_documents(connection, limit)
+        pending.value = {"claims": claims, "dead": dead, "documents": documents}
 
 
 def ping(connection: Connection, pendings: Pendings) -> None:

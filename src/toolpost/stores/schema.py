@@ -204,6 +204,100 @@ _ONLY_POSTGRES = (
     """,
 )
 
+_DOCUMENT_TABLES = (
+    """
+    create table toolpost_documents (
+        kind text collate "C" not null,
+        key text collate "C" not null,
+        version bigint not null,
+        body bytea not null,
+        tenant text not null,
+        user_id text not null,
+        state text not null,
+        created_at double precision not null,
+        updated_at double precision not null,
+        expires_at double precision,
+        primary key (kind, key)
+    )
+    """,
+    "create index toolpost_documents_over on toolpost_documents (expires_at) where expires_at is not null",
+    """
+    create table toolpost_audit (
+        seq bigint primary key,
+        body bytea not null,
+        hash bytea not null
+    )
+    """,
+    """
+    create table toolpost_audit_head (
+        one bigint primary key check (one = 1),
+        seq bigint not null,
+        hash bytea not null,
+        start_seq bigint not null,
+        start_hash bytea not null
+    )
+    """,
+)
+
+# Whoever may alter tables may drop these triggers; they keep mistakes out, and the hashes show what else is done.
+_AUDIT_SQLITE = (
+    "insert into toolpost_audit_head values (1, 0, zeroblob(32), 0, zeroblob(32))",
+    """
+    create trigger toolpost_audit_kept before update on toolpost_audit
+    begin select raise(abort, 'a row of the audit log never changes'); end
+    """,
+    """
+    create trigger toolpost_audit_stays before delete on toolpost_audit
+    when old.seq > (select start_seq from toolpost_audit_head)
+    begin select raise(abort, 'a row of the audit log goes by rotation only'); end
+    """,
+    """
+    create trigger toolpost_audit_head_grows before update on toolpost_audit_head
+    when new.seq < old.seq or new.start_seq < old.start_seq or new.start_seq > new.seq
+    begin select raise(abort, 'the audit log only grows'); end
+    """,
+    """
+    create trigger toolpost_audit_head_stays before delete on toolpost_audit_head
+    begin select raise(abort, 'the head of the audit log stays'); end
+    """,
+)
+
+_AUDIT_POSTGRES = (
+    """
+    insert into toolpost_audit_head
+    values (1, 0, decode(repeat('00', 32), 'hex'), 0, decode(repeat('00', 32), 'hex'))
+    """,
+    """
+    create function toolpost_audit_kept() returns trigger language plpgsql as $$ begin
+        if tg_op = 'DELETE' and tg_table_name = 'toolpost_audit' then
+            if old.seq <= (select start_seq from toolpost_audit_head) then return old; end if;
+        end if;
+        raise exception 'the audit log never changes, and goes by rotation only (% on %)', tg_op, tg_table_name;
+    end $$
+    """,
+    """
+    create trigger toolpost_audit_kept before update or delete on toolpost_audit
+    for each row execute function toolpost_audit_kept()
+    """,
+    """
+    create trigger toolpost_audit_stays before truncate on toolpost_audit
+    for each statement execute function toolpost_audit_kept()
+    """,
+    """
+    create trigger toolpost_audit_head_grows before update on toolpost_audit_head for each row
+    when (new.seq < old.seq or new.start_seq < old.start_seq or new.start_seq > new.seq)
+    execute function toolpost_audit_kept()
+    """,
+    """
+    create trigger toolpost_audit_head_stays before delete on toolpost_audit_head
+    for each row execute function toolpost_audit_kept()
+    """,
+    """
+    create trigger toolpost_audit_head_stands before truncate on toolpost_audit_head
+    for each statement execute function toolpost_audit_kept()
+    """,
+)
+
 
 def _for_sqlite(statement: str) -> str:
     for theirs, ours in _SQLITE_TYPES.items():
@@ -217,6 +311,12 @@ MIGRATIONS: tuple[Migration, ...] = (
         "claims, tasks, outbox, dead letters",
         (*map(_for_sqlite, _TABLES), *_ONLY_SQLITE),
         (*_TABLES, *_ONLY_POSTGRES),
+    ),
+    Migration(
+        2,
+        "documents, audit log",
+        (*map(_for_sqlite, _DOCUMENT_TABLES), *_AUDIT_SQLITE),
+        (*_DOCUMENT_TABLES, *_AUDIT_POSTGRES),
     ),
 )
 """In order, numbered from 1 without gaps."""

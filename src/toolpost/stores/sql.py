@@ -20,7 +20,7 @@ from toolpost.stores import (
     TaskRow,
     Work,
 )
-from toolpost.stores.pending import Batcher
+from toolpost.stores.sql_documents import SqlDocuments
 from toolpost.stores.standing import CLAIM_COLUMNS, OPEN, checked
 
 
@@ -225,9 +225,10 @@ def outgoing_of(row: Sequence[Any]) -> tuple[int, Outgoing, int]:
 
 TIDY_S = 60.0
 TIDY_ROWS = 1000
+TIDIES = ("sweep_claims", "sweep_documents")
 
 
-class SqlRecords:
+class SqlRecords(SqlDocuments):
     """The Records contract as operations of a Batcher: each is a tuple of its kind and what it was given.
 
     Operations that are asked for without waiting in between may be done in any order.
@@ -236,12 +237,11 @@ class SqlRecords:
     local = False
     durable = True
     url: str
-    _batcher: Batcher
     _clock: Clock
     _tidy_at: float
 
     def _tidy(self, swept: Sequence[Pending[Any]]) -> None:
-        """Have expired claims dropped now and then, so that a store which nobody sweeps does not grow for ever.
+        """Have what expired dropped now and then, so that a store which nobody sweeps does not grow for ever.
 
         swept: what the batch just done had of that. Where there may be more of them it goes on at once, a batch of
         others in between.
@@ -251,7 +251,8 @@ class SqlRecords:
             self._tidy_at = now
         if now >= self._tidy_at:
             self._tidy_at = now + TIDY_S
-            self._batcher.submit(("sweep_claims", TIDY_ROWS))
+            for kind in TIDIES:
+                self._batcher.submit((kind, TIDY_ROWS))
 
     @property
     def batches(self) -> int:

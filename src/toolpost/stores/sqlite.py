@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl, unquote
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError, InputValidationError, StoreUnavailableError
-from toolpost.stores import Pending, public_url, sqlite_claims, sqlite_mail, sqlite_tasks
+from toolpost.stores import Pending, public_url, sqlite_claims, sqlite_documents, sqlite_mail, sqlite_tasks
 from toolpost.stores.migrations import ensure, migrate_sqlite, sqlite_version
 from toolpost.stores.pending import Batcher
-from toolpost.stores.sql import TIDY_S, SqlRecords
+from toolpost.stores.sql import TIDIES, TIDY_S, SqlRecords
 
 OLDEST = (3, 35, 0)
 """The first SQLite with RETURNING."""
@@ -45,8 +45,13 @@ WRITES: dict[str, Any] = {
     "claim_task": sqlite_tasks.claim_task,
     "claim_tasks": sqlite_tasks.claim_tasks,
     "take_outbox": sqlite_mail.take_outbox,
+    "put_document": sqlite_documents.put_document,
+    "drop_document": sqlite_documents.drop_document,
+    "append_audit": sqlite_documents.append_audit,
+    "rotate_audit": sqlite_documents.rotate_audit,
     "sweep": sqlite_tasks.sweep,
     "sweep_claims": sqlite_claims.sweep_claims,
+    "sweep_documents": sqlite_documents.sweep_documents,
 }
 """What is done for each kind of operation, in the order of a batch: ends before beginnings, so that a claim meets what
 was finished beside it."""
@@ -57,6 +62,10 @@ READS: dict[str, Any] = {
     "task": sqlite_tasks.task,
     "tasks": sqlite_tasks.tasks,
     "dead": sqlite_mail.dead,
+    "document": sqlite_documents.document,
+    "documents": sqlite_documents.documents,
+    "audit_rows": sqlite_documents.audit_rows,
+    "audit_head": sqlite_documents.audit_head,
     "ping": sqlite_tasks.ping,
 }
 _ALL = WRITES | READS
@@ -147,7 +156,7 @@ class SqliteRecords(SqlRecords):
             self._one_by_one(batch)
         except Exception:
             self._one_by_one(batch)
-        self._tidy([pending for pending in batch if pending.op[0] == "sweep_claims"])
+        self._tidy([pending for pending in batch if pending.op[0] in TIDIES])
 
     def _together(self, connection: sqlite3.Connection, batch: list[Pending[Any]]) -> None:
         """All operations in one transaction: one sync to disk."""

@@ -19,6 +19,7 @@ from toolpost.stores.sql import (
     work_of,
 )
 from toolpost.stores.sqlite_claims import dropped, settle
+from toolpost.stores.sqlite_documents import dropped_documents
 from toolpost.stores.sqlite_sql import Pendings, insert, json_of
 from toolpost.stores.standing import MAX_LOST, farewell, legible, place_of, repeated
 
@@ -296,7 +297,8 @@ def sweep(connection: sqlite3.Connection, pendings: Pendings, now: float) -> Non
         doomed = [row[0] for row in rows]
         if doomed:
             _take_off(connection, doomed, now)
-        pending.value = {"claims": dropped(connection, limit, now), "dead": len(doomed)}
+        claims, documents = dropped(connection, limit, now), dropped_documents(connection, limit, now)
+        pending.value = {"claims": claims, "dead": len(doomed), "documents": documents}
 
 
 def _take_off(connection: sqlite3.Connection, task_ids: Sequence[str], now: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from toolpost.calls.errors import InputValidationError
-from toolpost.stores import TERMINAL, Claim, ClaimAsk, ClaimState, Finish, Outgoing, TaskState
+from toolpost.stores import TERMINAL, Claim, ClaimAsk, ClaimState, Document, Finish, Outgoing, TaskState
 
 OPEN = ("queued", "waiting", "running")
 """The states of a task that is not over."""
@@ -140,6 +140,17 @@ def checked(**texts: str | None) -> None:
     for name, text in texts.items():
         if text is not None and ("\0" in text or not (text.isascii() or _encodes(text))):
             raise InputValidationError(f"{name} must be text without NUL and lone surrogates, got {text[:80]!r}")
+
+
+def checked_document(document: Document) -> None:
+    """Refuse a document that a database cannot keep."""
+    checked(
+        kind=document.kind,
+        key=document.key,
+        tenant=document.tenant,
+        user_id=document.user_id,
+        state=document.state,
+    )
 
 
 def legible(text: str | None) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from toolpost.calls.errors import (
+    AuthorizationRequiredError,
     ConfigurationError,
     EngineError,
     InputValidationError,
@@ -23,10 +24,9 @@ from toolpost.calls.errors import (
     ToolExecutionError,
 )
 from toolpost.calls.events import AttemptFailed, CallFinished, CallStarted, Event, Logged, Progressed
+from toolpost.calls.redaction import any_known, hide
 
 LOGGER_NAME: Final = "toolpost"
-# A library is silent until its application sets logging up.
-logging.getLogger(LOGGER_NAME).addHandler(logging.NullHandler())
 
 ATTRIBUTES: Final = ("call_id", "tool", "task_id", "user_id", "status", "elapsed_s", "error_code")
 """What every record carries beside its message; None where it is not known."""
@@ -52,6 +52,47 @@ _ESCAPES: Final = {code: chr(code).encode("unicode_escape").decode() for code in
 _INDENTED: Final = _ESCAPES | {0x0A: "\n  | "}
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class SecretFilter(logging.Filter):
+    """Lets every record pass, with the secrets that executors of the process know hidden in it.
+
+    The logger "toolpost" has one. Add one to the handlers of an application to have secrets hidden in what other
+    libraries log, too: in the message, the traceback, the stack, and the fields of toolpost's own records.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not any_known():
+            return True
+        try:
+            self._hide(record)
+        except Exception:
+            record.msg, record.args, record.exc_info, record.exc_text = "a record that cannot be read", (), None, None
+        return True
+
+    def _hide(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        shown = hide(message)
+        if shown != message:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            shown = hide(text)
+            if shown != text:
+                record.exc_text = shown
+        elif record.exc_text:
+            record.exc_text = hide(record.exc_text)
+        if record.stack_info:
+            record.stack_info = hide(record.stack_info)
+        fields = getattr(record, "fields", None)
+        if fields:
+            record.fields = hide(fields)
+
+
+# A library is silent until its application sets logging up.
+logging.getLogger(LOGGER_NAME).addHandler(logging.NullHandler())
+for _name in (LOGGER_NAME, *(f"{LOGGER_NAME}.{part}" for part in ("audit", "egress", "oauth", "stores", "usage"))):
+    logging.getLogger(_name).addFilter(SecretFilter())  # a logger's filter sees nothing of what its children write
 
 
 def one_line(text: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -140,7 +181,7 @@ class CallLog:
         # Not logger.log: it would walk the stack for a place that says nothing, and exc_text could not be
         # given, so that a line break in an exception's message could pass for a line of the log.
         record = logger.makeRecord(
-            logger.name, level, __file__, 0, one_line(message), (), exc_info, func=None, extra=extra
+            logger.name, level, __file__, 0, one_line(hide(message)), (), exc_info, func=None, extra=extra
         )
         if exc_info is not None:
             record.exc_text = _traceback(exc_info).translate(_INDENTED)
@@ -176,20 +217,20 @@ class JsonFormatter(logging.Formatter):
             "ts": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
-            "message": _cut(record.getMessage(), MAX_TEXT_BYTES),
+            "message": _cut(hide(record.getMessage()), MAX_TEXT_BYTES),
         }
         for name in (*ATTRIBUTES, "fields"):
             value = getattr(record, name, None)
             if value is not None and value != {}:
-                out[name] = value
+                out[name] = hide(value)
         if record.exc_info and record.exc_info[0] is not None:
             out["exception"] = _traceback(record.exc_info)
         elif record.exc_text:
-            out["exception"] = _cut(record.exc_text, MAX_TEXT_BYTES)
+            out["exception"] = _cut(hide(record.exc_text), MAX_TEXT_BYTES)
         try:
-            return orjson.dumps(out, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+            return orjson.dumps(out, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:  # an integer beyond 64 bits, among a foreign record's attributes
-            return json.dumps(out, default=str, skipkeys=True)
+            return json.dumps(out, default=_shown, skipkeys=True)
 
 
 def _success(tool: str, elapsed_s: float, source: str) -> tuple[int, str]:
@@ -206,6 +247,8 @@ def _refusal(tool: str, error: Rejected) -> str:
     why = error.message
     if isinstance(error, InputValidationError):
         why = ", ".join(f"{p.get('path') or '/'} {p.get('type', 'invalid')}" for p in error.errors()[:20])
+    elif isinstance(error, AuthorizationRequiredError) and error.url is not None:
+        why = why.replace(error.url, "a URL for this person alone")
     return f"{type(error).__name__}: {tool} refused ({error.code}): {why}"
 
 
@@ -222,12 +265,19 @@ def _origin(error: ToolExecutionError) -> ExcInfo:
 
 
 def _traceback(exc_info: tuple[Any, BaseException | None, TracebackType | None]) -> str:
-    """The traceback as text, its end when it is long: the last lines say what happened and where."""
-    text = "".join(traceback.format_exception(exc_info[1])).rstrip("\n")
+    """The traceback as text, its end when it is long: the last lines say what happened and where.
+
+    Secrets are hidden before it is cut: the end of one would not be known for what it is.
+    """
+    text = hide("".join(traceback.format_exception(exc_info[1])).rstrip("\n"))
     raw = text.encode("utf-8", "backslashreplace")
     if len(raw) <= MAX_TEXT_BYTES:
         return raw.decode()
     return "..." + raw[3 - MAX_TEXT_BYTES :].decode("utf-8", "ignore")
+
+
+def _shown(value: object) -> str:
+    return hide(str(value))
 
 
 def _cut(text: str, max_bytes: int) -> str:

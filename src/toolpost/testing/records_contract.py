@@ -10,7 +10,7 @@
         def age(self, records, seconds):
             ...  # make everything in the store older by so much
 
-The contract of claims is part of it; see ClaimsContract for unit_s.
+The contracts of claims, documents and the audit chain are part of it; see ClaimsContract for unit_s.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 from toolpost.calls.errors import InputValidationError
 from toolpost.stores import Finish, Outgoing, Records, Task, TaskRow, Work
+from toolpost.testing.audit_contract import AuditContract
+from toolpost.testing.documents_contract import DocumentsContract
 from toolpost.testing.records_claims_contract import ASK, YEARS_S, RecordsClaimsContract, at_once, refusal, said, told
 
 
@@ -27,7 +29,7 @@ def task(task_id: str, **more: Any) -> Task:
     return Task(task_id=task_id, tool=more.pop("tool", "Math.add"), **more)
 
 
-class RecordsContract(RecordsClaimsContract):
+class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
     """What Records promise. A subclass has the fixture records, empty for each test, and age()."""
 
     # Claims and what leaves with them.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from toolpost import ExecutorConfig, ToolDefinition
 from toolpost.toolbox.files import file_tools
+from toolpost.toolbox.sql import sql_tools
 from toolpost.toolbox.web import web_tools
 
-__all__ = ["file_tools", "standard_tools", "web_tools"]
+__all__ = ["file_tools", "sql_tools", "standard_tools", "web_tools"]
 
 
 def standard_tools(config: ExecutorConfig | None = None) -> list[ToolDefinition]:
     """The tools of web_tools and file_tools, the latter by allowed_directories, allowed_file_extensions, max_file_size.
 
+    Those of sql_tools are among them when database_url names a database.
     config None asks the settings file and the environment, as an executor does. Raises ConfigurationError.
     """
     settings = ExecutorConfig.load() if config is None else config
@@ -22,4 +24,5 @@ def standard_tools(config: ExecutorConfig | None = None) -> list[ToolDefinition]
             max_bytes=settings.max_file_size,
             extensions=settings.allowed_file_extensions,
         ),
+        *(sql_tools(settings.database_url.get_secret_value()) if settings.database_url else ()),
     ]

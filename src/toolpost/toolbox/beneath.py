@@ -89,6 +89,8 @@ def open_beneath(directory: int, path: bytes, flags: int) -> Opened:
 
 def walk_beneath(directory: int, path: bytes, flags: int) -> Opened:
     """open_beneath for every kernel: one name at a time, each in the directory opened before; links are read here."""
+    if not path:  # as kernels have it (POSIX, 4.16: an empty pathname names nothing)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     ahead = _names(path)
     above = [os.dup(directory)]
     links = 0

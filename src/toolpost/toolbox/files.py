@@ -64,7 +64,8 @@ def file_tools(
     if "." in endings:
         raise ConfigurationError("extensions holds an empty one; leave it out, or give no extensions to allow all")
     files = FileSystem(tuple(AllowedDirectory.of(path) for path in allowed_directories), max_bytes, endings)
-    where = f"Allowed directories: {files.allowed}. A relative path is looked for in each of them."
+    # Which directories they are is left out: a definition is the same on every machine, as a lock of it must be.
+    where = "A relative path is looked for in each allowed directory; an absolute one must lie in one of them."
     path = {"type": "string", "minLength": 1, "maxLength": 4096, "description": f"The path. {where}"}
     return [_read_tool(files, path), _list_tool(files, path), _info_tool(files, path)]
 

@@ -1,4 +1,4 @@
-"""The Web tools that need no network: read JSON strictly, and find the URLs in a text."""
+"""The Web tools, and those of them that need no network: read JSON strictly, and find the URLs in a text."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from toolpost import (
 )
 from toolpost.toolbox.refusals import quoted, refused
 from toolpost.toolbox.urls import find_urls
+from toolpost.toolbox.web_requests import request_tools
 
 MAX_DEPTH: Final = 128
 """How deep a JSON text may be nested; what comes out has to fit into a result."""
@@ -29,8 +30,8 @@ MAX_URLS: Final = 10_000
 
 
 def web_tools() -> list[ToolDefinition]:
-    """Web.ParseJSON and Web.ExtractURLs."""
-    return [_PARSE_JSON.define(parse_json), _EXTRACT_URLS.define(extract_urls)]
+    """Web.ParseJSON, Web.ExtractURLs, Web.HTTPRequest and Web.URLHealth."""
+    return [_PARSE_JSON.define(parse_json), _EXTRACT_URLS.define(extract_urls), *request_tools()]
 
 
 def parse_json(text: str, schema: Any = None, pointer: str | None = None) -> dict[str, Any]:

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolpost.transports.cli_approvals import approvals
+from toolpost.transports.cli_audit import audit
 from toolpost.transports.cli_doctor import doctor
+from toolpost.transports.cli_grants import grants
+from toolpost.transports.cli_keys import keys
+from toolpost.transports.cli_lock import lock
 from toolpost.transports.cli_options import FORMATS, ExitCode, Group, Setup, pass_setup
 from toolpost.transports.cli_run import run
+from toolpost.transports.cli_screen import screen
 from toolpost.transports.cli_show import (
     complain,
     failure_sentence,
@@ -176,6 +182,8 @@ def show(setup: Setup, name: str, format: Format | None, strict: bool) -> None:
 @click.option("--user", help="The user for whom the tool is called.")
 @click.option("--task", help="The task to which the call belongs.")
 @click.option("--scope", "scopes", multiple=True, help="A permission the caller has; repeatable.")
+@click.option("--role", "roles", multiple=True, help="A role the caller has; repeatable.")
+@click.option("--tenant", help="The tenant of the caller.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds the call may take.")
 @click.option("--idempotency-key", help="Calls with one key run once, where the tool keeps to keys.")
 @click.option("--explain", is_flag=True, help="Tell on stderr what each stage decided, why, and how long it took.")
@@ -188,6 +196,8 @@ def call(
     user: str | None,
     task: str | None,
     scopes: tuple[str, ...],
+    roles: tuple[str, ...],
+    tenant: str | None,
     deadline: float | None,
     idempotency_key: str | None,
     explain: bool,
@@ -203,7 +213,7 @@ def call(
     if "-" in pairs:
         arguments, pairs = "-", tuple(pair for pair in pairs if pair != "-")
     fields = {"user_id": user, "task_id": task, "scopes": frozenset(scopes), "deadline_s": deadline}
-    fields["idempotency_key"] = idempotency_key
+    fields |= {"idempotency_key": idempotency_key, "roles": frozenset(roles), "tenant": tenant}
     with watching(sys.stderr) as observer:
         result = _call(setup, name, arguments, pairs, fields, observer, explain)
     if explain and not setup.json:
@@ -237,7 +247,7 @@ def config(setup: Setup, changed: bool) -> None:
     write_table(("setting", "value", "set by"), rows, setup.out)
 
 
-for command in (run, doctor, migrate, claims, circuits):
+for command in (run, doctor, migrate, claims, circuits, approvals, lock, keys, grants, audit, screen):
     main.add_command(command)
 
 
@@ -324,7 +334,9 @@ def _call(
         except ValueError as exc:
             raise click.UsageError(str(exc)) from exc
         except ToolExecutionError as exc:
-            return failed_result(new_id(), name, exc)
+            refused = failed_result(new_id(), name, exc)
+            executor.audit_refusal(name, exc, call_id=refused.call_id)
+            return refused
         return asyncio.run(_awaited(executor, create_tool_call(name, given, **fields), explain))
 
 

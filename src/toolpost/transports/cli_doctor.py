@@ -15,6 +15,7 @@ from toolpost.transports.cli_options import TOOLBOX, Command, ExitCode, Setup, a
 from toolpost.transports.cli_show import console, is_styled, printable, say, write_json
 
 if TYPE_CHECKING:
+    from toolpost.engine.executor import ToolExecutor
     from toolpost.engine.settings import ExecutorConfig
 
 REQUIRED = {"click": "8.1", "jsonschema-rs": "0.60", "orjson": "3.11", "pydantic": "2.12", "rich": "14"}
@@ -189,7 +190,8 @@ def _tools(setup: Setup, config: ExecutorConfig) -> Iterator[Finding]:
     from toolpost.engine.registry import ToolRegistry
 
     setup.import_from_here()
-    bare = config.model_copy(update={"plugins": (), "cache_backend": "memory", "metrics_backend": "none"})
+    without = {"plugins": (), "cache_backend": "memory", "metrics_backend": "none", "lock_file": None}
+    bare = config.model_copy(update=without)
     references = [*config.plugins, *dict.fromkeys(setup.tools), *([TOOLBOX] if setup.toolbox else [])]
     with redirect_stdout(sys.stderr), ToolExecutor(bare, registry=ToolRegistry()) as executor:
         for reference in references:
@@ -202,9 +204,33 @@ def _tools(setup: Setup, config: ExecutorConfig) -> Iterator[Finding]:
                 yield Finding(status="fail", check=check, found=found, way_out=way_out)
             else:
                 yield Finding(status="ok", check=check, found=f"{len(added)} load")
+        yield from _lock(config, executor)
     if not references:
         way_out = "name some with --tools, or leave --no-toolbox out"
         yield Finding(status="warn", check="tools", found="none are asked for", way_out=way_out)
+
+
+def _lock(config: ExecutorConfig, executor: ToolExecutor) -> Iterator[Finding]:
+    """Whether the tools that load are those of the lock in force."""
+    from toolpost.calls.errors import ConfigurationError
+    from toolpost.engine.lock import compare
+    from toolpost.security.pins import Pins
+
+    if config.lock_file is None:
+        return
+    try:
+        report = compare(Pins.read(config.lock_file), executor.registry)
+    except ConfigurationError as exc:
+        yield Finding(status="fail", check="lock", found=exc.message, way_out="write it with `toolpost lock`")
+        return
+    if report.fits:
+        yield Finding(status="ok", check="lock", found=f"every tool is as {config.lock_file} has it")
+        return
+    counts = {"drifted": len(report.drifted), "unknown": len(report.unknown), "absent": len(report.absent)}
+    found = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    refused = bool(report.drifted or report.unknown)
+    way_out = "`toolpost lock --check` shows what differs; after a review `toolpost lock` takes it over"
+    yield Finding(status="fail" if refused else "warn", check="lock", found=f"tools are {found}", way_out=way_out)
 
 
 def _attempt(check: str, works: Callable[[], str], way_out: str) -> Finding:

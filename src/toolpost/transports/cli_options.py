@@ -63,8 +63,11 @@ class Setup:
             raise ConfigurationError(exc.message.replace("(code)", "(--set)")) from exc
 
     @contextmanager
-    def executor(self, observers: Sequence[Observer] = ()) -> Iterator[ToolExecutor]:
-        """An executor that knows the tools asked for and no others. What tools print goes to standard error."""
+    def executor(self, observers: Sequence[Observer] = (), **settings: Any) -> Iterator[ToolExecutor]:
+        """An executor that knows the tools asked for and no others. What tools print goes to standard error.
+
+        settings go over those that were asked for.
+        """
         from toolpost.engine.executor import ToolExecutor
         from toolpost.engine.registry import ToolRegistry
 
@@ -73,6 +76,8 @@ class Setup:
             if self.debug:
                 stack.enter_context(_log_to_stderr())
             config = self.load_config()
+            if settings:
+                config = config.model_copy(update=settings)
             self.import_from_here()
             executor = stack.enter_context(ToolExecutor(config, registry=ToolRegistry(), observers=observers))
             for reference in dict.fromkeys(self.tools):

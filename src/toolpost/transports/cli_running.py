@@ -151,7 +151,9 @@ class Run:
                 skipped = False
                 place = Place(line=line, index=index, of=len(calls), format=format)
                 if isinstance(call, ToolExecutionError):
-                    self._settle(place, failed_result(new_id(), "", call))
+                    refused = failed_result(new_id(), "", call)
+                    self._executor.audit_refusal("", call, call_id=refused.call_id)
+                    self._settle(place, refused)
                 else:
                     self._under_way[number] = place
                     yield call

@@ -151,16 +151,16 @@ def _hold(setup: Setup, key: str, state: Literal["open", "closed"] | None) -> No
 
 
 def _operations(executor: Any, where: str) -> ClaimOperations:
-    _check_shared(executor, where)
+    check_shared(executor, where)
     return executor.claims(where)  # type: ignore[no-any-return]
 
 
 def _circuits(executor: Any) -> CircuitOperations:
-    _check_shared(executor, "state")
+    check_shared(executor, "state")
     return executor.circuits  # type: ignore[no-any-return]
 
 
-def _check_shared(executor: Any, where: str) -> None:
+def check_shared(executor: Any, where: str) -> None:
     """Refuse a store that only this process sees: nothing is there to look at, and nobody would see a change."""
     store = executor.records if where == "records" else executor.state
     if store.url.startswith("memory:"):

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from toolpost.calls import ToolCall, ToolResult, new_id
-from toolpost.calls.errors import InputValidationError
+from toolpost.calls import Caller, ToolCall, ToolResult, new_id
+from toolpost.calls.errors import ConfigurationError, InputValidationError
 from toolpost.transports.wire_calls import (
     CUT,
     Found,
@@ -63,6 +63,7 @@ def decode_calls(
     user_id: str | None = None,
     session_id: str | None = None,
     tenant: str | None = None,
+    caller: Caller | None = None,
     strict: bool | None = None,
     known: Iterable[str] = (),
 ) -> list[ToolCall]:
@@ -70,18 +71,25 @@ def decode_calls(
 
     payload is one call, a list of them, or a provider's whole message or response: as JSON text, as
     mappings and lists, or as the SDK's own objects. Without format, each item's is detected. Of several
-    choices or candidates the first counts. user_id, session_id and tenant, when given, outrank what the
-    payload says of itself. strict is set on every call; None means true for OpenAI's formats, whose strict
-    mode sends null for "absent". known are the registered names: they find a name again that was too long
-    for the provider.
+    choices or candidates the first counts.
+
+    With a caller, whom a door has authenticated, all calls are this caller's, with its scopes and roles, and
+    nothing that the payload says of itself counts. Without one, user_id, session_id and tenant outrank what the
+    payload says, which counts where they are left out. strict is set on every call; None means true for OpenAI's
+    formats, whose strict mode sends null for "absent". known are the registered names: they find a name again that
+    was too long for the provider.
 
     A call whose arguments cannot be read has arguments {} and says why in malformed: one bad call never
     costs the others. Raises InputValidationError when the payload itself is not JSON, or holds something
     that is no call.
     """
     names = frozenset(known)
-    caller = {"user_id": user_id, "session_id": session_id, "tenant": tenant}
-    given = {key: value for key, value in caller.items() if value is not None}
+    named = {"user_id": user_id, "session_id": session_id, "tenant": tenant}
+    given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if caller is not None:
+        if given:
+            raise ConfigurationError(f"decode_calls: give a caller, or {', '.join(given)}, not both")
+        given = {field: getattr(caller, field) for field in caller.__slots__}
     calls = []
     for kind, found in find_calls(_read(payload), format and check_format(format)):
         name = decode_name(found.name, kind, names) if isinstance(found.name, str) else ""

@@ -1,0 +1,222 @@
+"""A text as interpreters further on may come to see it: percent, entities, escapes, UTF-7, compatibility characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cache, lru_cache
+from html.entities import html5
+from typing import Final
+
+from toolpost.security.linear import linear
+
+MAX_DECODINGS: Final = 5
+MAX_ENCODED: Final = 50_000
+LONG: Final = 100_000
+"""Characters beyond which a text may be encoded twice, not five times: each view has to be looked at."""
+
+
+class OverEncodedError(Exception):
+    """A text holds more encoded characters, or is nested deeper in encodings, than is looked at."""
+
+
+def in_unicode(value: str) -> str:
+    """A value with halves of surrogate pairs as question marks: searches know whole characters only."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode(errors="replace").decode()
+    return value
+
+
+def is_plain(value: str) -> bool:
+    """Whether a text has one view only, so that nobody sees anything else in it."""
+    return value.isascii() and not (
+        "%" in value or "&" in value or "\\" in value or "\0" in value or ("+" in value and "+A" in value)
+    )
+
+
+def has_comment(view: str) -> bool:
+    """Whether one of SQL's comments in brackets may begin; asking for one character is 20 times as quick as for two."""
+    return "*" in view and "/*" in view
+
+
+def normalised(value: str) -> list[str]:
+    """A value as it came, then as an interpreter further on may come to see it: at most seven views.
+
+    Decoded are percent encodings (nested, %uNNNN, overlong UTF-8), HTML entities, \\xNN, \\NNN, \\uNNNN, \\u{N}, UTF-7,
+    and compatibility characters that stand for ASCII; NULs and invisible characters are dropped. No view is over
+    eight times as long as the value, and the work is linear in it. Raises OverEncodedError for a text with more
+    than 50,000 encoded characters, or one still encoded after the decodings that its length is worth.
+    """
+    clean = in_unicode(value)
+    views = [value] if clean == value else [value, clean]
+    left = MAX_ENCODED
+    while not is_plain(views[-1]) and _is_encoded()(views[-1]):
+        decoded, spent = _decoded(views[-1], left)
+        if decoded == views[-1]:
+            break
+        left -= spent
+        if len(views) > (2 if len(value) > LONG else MAX_DECODINGS):
+            raise OverEncodedError
+        views.append(decoded)
+    return views
+
+
+def without_comments(view: str) -> str:
+    """A view with SQL's comments as one space each, those that MySQL executes opened; a comment left open stays.
+
+    Raises OverEncodedError for more comments than are looked at.
+    """
+    end = view.rfind("*/") + 2 if has_comment(view) else 0
+    if end < 2:
+        return view
+    bare, spent = _COMMENT.subn(" ", view[:end], MAX_ENCODED)
+    if spent == MAX_ENCODED:
+        raise OverEncodedError
+    return bare.replace("*/", " ") + view[end:]
+
+
+_COMMENT = re.compile(r"/\*(?:!\d{0,6}|[^*]*+(?:\*(?!/)[^*]*+)*+\*/)")
+_PERCENT = re.compile(r"(%(?:[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+|[uU][0-9a-fA-F]{4}))")
+_ENTITY = re.compile(
+    r"(&(?:#0*(?:[xX]0*[0-9a-fA-F]{1,6}|[0-9]{1,7});?|[A-Za-z][A-Za-z0-9]{1,30};|lt|gt|amp|quot|LT|GT|AMP|QUOT))"
+)
+_ESCAPE = re.compile(r"(\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|u\{0*[0-9a-fA-F]{1,6}\}|[0-3]?[0-7]{2}))")
+_SEVEN_BITS = re.compile(r"(\+A[A-H][A-Za-z0-9+/]{1,200})(?:-|(?![A-Za-z0-9+/]))")
+_OVERLONG = re.compile(
+    rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
+    rb"|\xf8[\x80-\x87][\x80-\xbf]{3}|\xfc[\x80-\x83][\x80-\xbf]{4}"
+)
+_UNSEEN: Final = (
+    "\0\xad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+_LOOKALIKES: Final = {"\u2044": "/", "\u2215": "/", "\u2216": "\\", "\u02b9": "'", "\u02bc": "'", "\u2032": "'"}
+"""What databases and Windows take for ASCII when they convert, though Unicode does not."""
+_BLOCKS: Final = (
+    *((0xA0, 0x250), (0x2B0, 0x380), (0x1D2C, 0x1DC0), (0x1FE0, 0x1FF0), (0x2000, 0x2D00), (0x3000, 0x3400)),
+    *((0xA700, 0xA800), (0xFB00, 0xFB30), (0xFE10, 0xFF66), (0x107A0, 0x107B0), (0x1D400, 0x1D800)),
+    *((0x1F100, 0x1F1B0), (0x1FBF0, 0x1FBFA)),
+)
+"""Where Unicode has its compatibility characters for ASCII."""
+_USUAL: Final = "\xa0\xad\xb2\xb3\xb9\u200b\u200d\u2026\u2122\u3000\ufeff" + "".join(map(chr, range(0xFF01, 0xFF5F)))
+_USUAL_ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#39;", "'"), ("&nbsp;", " "))
+"""Pieces that may be replaced wholesale where there are many, and are not counted; never what starts another piece."""
+_ASCII: Final = bytes(range(128))
+_MUCH: Final = 10_000
+_MANY: Final = 64
+
+
+def _decoded(view: str, left: int) -> tuple[str, int]:
+    """A view decoded once, and how many pieces were. Raises OverEncodedError for more than are left."""
+    before = left
+    if not view.isascii():
+        view = _folded(view)
+    elif "\0" in view:
+        view = view.replace("\0", "")
+    for mark, pattern, decode in _DECODERS:
+        if mark in view:
+            if mark == "&" and view.count(mark) > _MUCH:
+                for piece, plain in _USUAL_ENTITIES:
+                    view = view.replace(piece, plain)
+            parts = pattern.split(view, left + 1)
+            left -= len(parts) // 2
+            if left < 0:
+                raise OverEncodedError
+            if len(parts) > 1:
+                parts[1::2] = map(decode, parts[1::2])
+                view = "".join(parts)
+    return view, before - left
+
+
+def _folded(view: str) -> str:
+    """A view with characters that stand for ASCII as what they stand for."""
+    folds, holds, table = _compatible()
+    # Replacing is quicker than a walk over all characters, as long as few different ones are there.
+    foreign = view.encode().translate(None, _ASCII).decode()
+    if len(foreign) > _MUCH:
+        for character in _USUAL:
+            if character in view:
+                view = view.replace(character, folds[character])
+        if view.isascii() or not holds(view):
+            return view
+    found = folds.keys() & set(foreign)
+    if len(found) > _MANY:
+        return view.translate(table)
+    for character in found:
+        view = view.replace(character, folds[character])
+    return view
+
+
+@cache
+def _is_encoded() -> Callable[[str], bool]:
+    """What tells quickly whether a text may hold anything encoded."""
+    folded = "".join(f"\\x{{{ord(character):x}}}" for character in _compatible()[0])
+    return linear(
+        r"%(?:[0-9a-fA-F]{2}|[uU][0-9a-fA-F]{4})|&(?:#|lt|gt|amp|quot|LT|GT|AMP|QUOT|[A-Za-z][A-Za-z0-9]{1,30};)"
+        r"|\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F{]|[0-7]{2})|\+A[A-H]|[\x00" + folded + "]"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _percent(text: str) -> str:
+    if text[1] in "uU":
+        return _character(int(text[2:], 16))
+    return _OVERLONG.sub(_shortest, bytes.fromhex(text.replace("%", ""))).decode("utf-8", "ignore")
+
+
+def _shortest(overlong: re.Match[bytes]) -> bytes:
+    lead, *rest = overlong[0]
+    code = lead & 0x1F if lead < 0xE0 else 0
+    for byte in rest:
+        code = code << 6 | byte & 0x3F
+    return chr(code).encode("utf-8", "ignore")
+
+
+@lru_cache(maxsize=4096)
+def _entity(text: str) -> str:
+    if text[1] != "#":
+        return html5.get(text[1:], text)
+    number = text[2:].rstrip(";")
+    return _character(int(number[1:], 16) if number[0] in "xX" else int(number))
+
+
+@lru_cache(maxsize=4096)
+def _escape(text: str) -> str:
+    if text[1] in "xu":
+        return _character(int(text[2:].strip("{}"), 16))
+    return _character(int(text[1:], 8))
+
+
+@lru_cache(maxsize=4096)
+def _seven_bits(text: str) -> str:
+    plain = f"{text}-".encode().decode("utf-7", "ignore")
+    return plain if plain.isascii() else text
+
+
+def _character(code: int) -> str:
+    return chr(code) if code < 0xD800 or 0xDFFF < code < 0x110000 else ""
+
+
+@cache
+def _compatible() -> tuple[dict[str, str], Callable[[str], bool], dict[int, str]]:
+    """Characters -> the ASCII, or nothing, that they stand for; what tells if a text holds any; a table of both."""
+    folds = {
+        chr(code): unicodedata.normalize("NFKC", chr(code)) for first, end in _BLOCKS for code in range(first, end)
+    }
+    folds = {character: plain for character, plain in folds.items() if plain.isascii()}
+    folds |= dict.fromkeys(_UNSEEN, "") | _LOOKALIKES
+    holds = linear("[" + "".join(f"\\x{{{ord(character):x}}}" for character in folds) + "]")
+    return folds, holds, str.maketrans(folds)
+
+
+_DECODERS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...]] = (
+    ("%", _PERCENT, _percent),
+    ("&", _ENTITY, _entity),
+    ("\\", _ESCAPE, _escape),
+    ("+", _SEVEN_BITS, _seven_bits),
+)
+"""What an encoding always holds, its pieces, and what each stands for."""
