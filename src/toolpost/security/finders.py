@@ -51,7 +51,6 @@ _PROSE = re.compile(
     re.DOTALL | re.IGNORECASE,
 ).match
 _NEVER_PLAIN: Final = {"path.deep-traversal", "path.system-value"}
-_OF_STATEMENTS: Final = {"sql.probing-statement", "sql.bracketed-expression"}
 
 
 class Found(NamedTuple):
@@ -209,7 +208,7 @@ class PlainFinder(Finder):
             return
         stated = _STATEMENT(value) is not None
         for found in super().findings(value):
-            if not (stated and found.pattern.kind == "sql" and found.pattern.rule not in _OF_STATEMENTS):
+            if not (stated and found.pattern.kind == "sql"):
                 yield found
 
 

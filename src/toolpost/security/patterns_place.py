@@ -28,7 +28,7 @@ _ODD = (
 _INVISIBLE = r"\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
 _SYSTEM = (
     r"(?:etc|proc|sys|boot|bin|sbin|run|lib(?:32|64|x32)?|system volume information"
-    r"|dev/(?:[a-mo-rt-z]|s[a-su-z])|root/\."
+    r"|dev/(?:[a-mo-rt-z]|s[a-su-z])|root/\.[\w.-]+"
     r"|var/(?:log|adm|spool|mail|run|lib|cpanel|backups?|db|cache|lock|games|www/logs?|apache2?|mysql|named|yp)"
     r"|usr/(?:(?:local/)?(?:etc|s?bin|lib(?:exec|32|64)?|include|games|apache\d?|httpd|nginx|php\d?|mysql|pgsql|tomcat\d?"
     r"|www|cpanel|psa|zeus|jakarta)|spool|lib|home|adm)|private/(?:etc|var/(?:log|db|root)|root)|library/webserver|xampp|apache\d?)"

@@ -56,19 +56,20 @@ _OPERATOR = (
     r"|order by|group by)"
 )
 
-# The two ways to read a SQL literal: a backslash is itself, or it escapes. A group that matches marks one left open.
+# The two ways to read a SQL literal: a backslash is itself, or it escapes. Neither matches one left open.
 _READINGS = (
     re.compile(
-        r"'(?:[^']|'')*+(?:'|(\Z))|\"(?:[^\"]|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))"
-        r"|\$(?P<tag>[A-Za-z_]{0,30})\$.*?(?:\$(?P=tag)\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)",
+        r"'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|`[^`]*+`"
+        r"|\$([A-Za-z_]{0,30})\$.*?(?:\$\1\$|\Z)|--[^\n]*+|/\*.*?(?:\*/|\Z)",
         re.DOTALL,
     ),
     re.compile(
-        r"'(?:[^'\\]|\\.|'')*+(?:'|(\Z))|\"(?:[^\"\\]|\\.|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))"
-        r"|(?:--|\#)[^\n]*|/\*.*?(?:\*/|\Z)",
+        r"'(?:[^'\\]|\\.|'')*+'|\"(?:[^\"\\]|\\.|\"\")*+\"|`[^`]*+`"
+        r"|(?:--|\#)[^\n]*+|/\*.*?(?:\*/|\Z)",
         re.DOTALL,
     ),
 )
+_QUOTE = re.compile("['\"`]")
 _SECOND = re.compile(r";\s*+[^\s;]")
 
 
@@ -82,12 +83,8 @@ def _open_literal(sql: str) -> bool:
 
 def _codes(sql: str) -> list[str]:
     """SQL without its literals and comments, by each reading that leaves no quote open."""
-    codes = []
-    for reading in _READINGS:
-        gaps = list(reading.finditer(sql))
-        if not gaps or gaps[-1].lastgroup == "tag" or gaps[-1].lastindex is None:
-            codes.append(reading.sub(" ", sql))
-    return codes
+    codes = (reading.sub(" ", sql) for reading in _READINGS)
+    return [code for code in codes if _QUOTE.search(code) is None]
 
 
 SQL: Final[tuple[Pattern, ...]] = (

@@ -110,7 +110,7 @@ def _opened(host: str, address: Address | None, private: Iterable[str]) -> bool:
 
 
 _ORDINARY = re.compile(
-    r"https?://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,9}[a-z]{2,24})(?::[1-9]\d{0,4})?(?:[/?#][!-\[\]-~]*)?\Z",
+    r"https?://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,9}[a-z]{2,24})(?::[1-9]\d{0,3})?(?:[/?#][!-\[\]-~]*)?\Z",
     re.ASCII | re.IGNORECASE,
 ).match
 """Most addresses, whose host is a name; to know these quickly is all that it is for."""

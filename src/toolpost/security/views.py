@@ -83,7 +83,7 @@ def without_comments(view: str) -> str:
 _COMMENT = re.compile(r"/\*(?:!\d{0,6}|[^*]*+(?:\*(?!/)[^*]*+)*+\*/)")
 _PERCENT = re.compile(r"(%(?:[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+|[uU][0-9a-fA-F]{4}))")
 _ENTITY = re.compile(
-    r"(&(?:#0*(?:[xX]0*[0-9a-fA-F]{1,6}|[0-9]{1,7});?|[A-Za-z][A-Za-z0-9]{1,30};|lt|gt|amp|quot|LT|GT|AMP|QUOT))"
+    r"(&(?:#(?:[xX]0*[0-9a-fA-F]{1,6}|0*[0-9]{1,7});?|[A-Za-z][A-Za-z0-9]{1,30};|lt|gt|amp|quot|LT|GT|AMP|QUOT))"
 )
 _ESCAPE = re.compile(r"(\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|u\{0*[0-9a-fA-F]{1,6}\}|[0-3]?[0-7]{2}))")
 _SEVEN_BITS = re.compile(r"(\+A[A-H][A-Za-z0-9+/]{1,200})(?:-|(?![A-Za-z0-9+/]))")

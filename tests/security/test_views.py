@@ -1,0 +1,244 @@
+"""A text as interpreters come to see it, within bounds; and the searches, which are quick because they ask little."""
+
+import time
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from toolpost.security.finders import PATTERNS, Finder, PlainFinder, finder, patterns_for
+from toolpost.security.linear import linear
+from toolpost.security.patterns import any_of, refuse, scattered, unless
+from toolpost.security.rules import Role, Screen, screen_text
+from toolpost.security.views import MAX_ENCODED, OverEncodedError, normalised, without_comments
+
+PIECES = st.sampled_from(
+    [
+        *[
+            "'",
+            '"',
+            "<",
+            ">",
+            "(",
+            ")",
+            ";",
+            "--",
+            "/*",
+            "*/",
+            " ",
+            "\n",
+            "+",
+            "=",
+            "1",
+            "a",
+            "or ",
+            "and ",
+            "../",
+            "\\",
+        ],
+        *["union select ", "drop table t", "script", "<svg ", "onload=", "alert(1)", "javascript:", "{{", "}}", "$("],
+        *[
+            "cat ",
+            "/etc/passwd",
+            "; ",
+            "| ",
+            "%27",
+            "%253C",
+            "&lt;",
+            "&#60;",
+            "\\x3c",
+            "\\u003c",
+            "+ADw-",
+            "\uff1c",
+            "é",
+        ],
+        *[
+            "\0",
+            "\u200b",
+            "\u2032",
+            "http://",
+            "127.0.0.1",
+            "0x2e",
+            "%c0%ae",
+            "document.cookie",
+            "<?php ",
+            "system('x')",
+        ],
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=12).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("view", "bare"),
+    [
+        ("a/**/b", "a b"),
+        ("a/* x * y **/b", "a b"),
+        ("/*!50001union*/x", " union x"),
+        ("a/*open", "a/*open"),
+        ("a*/b", "a*/b"),
+        ("a/*/b/*c*/d", "a d"),
+    ],
+)
+def test_comments_become_spaces_but_for_those_left_open(view: str, bare: str) -> None:
+    assert without_comments(view) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("%25252541", "A"),
+        ("\\74script\\076", "<script>"),
+        ("+ADw-script+AD4-", "<script>"),
+        ("a+AB", "a+AB"),
+        ("\u2032 or \u02bc", "' or '"),
+        ("\u2215etc\u2216", "/etc\\"),
+        ("\U0001d4f8\U0001d4fb", "or"),
+        ("&ltscript&GT", "<script>"),
+        ("&#0000060;&#x0003c;", "<<"),
+        ("&#000x41;", "\0x41;".replace("\0", "")),
+        ("&nosuch;", "&nosuch;"),
+        ("100% of it; 50 %zz", "100% of it; 50 %zz"),
+        ("中文\uff0c字符。", "中文,字符。"),
+    ],
+)
+def test_the_last_view_is_wholly_decoded(text: str, last: str) -> None:
+    assert normalised(text)[-1] == last
+
+
+def test_characters_are_folded_alike_in_short_and_in_long_texts() -> None:
+    short = "\uff21\u2460\U0001d4d0\xbd\u3000" + "中" + "".join(map(chr, range(0x2460, 0x24B0)))
+
+    long = short * 2_000
+
+    assert normalised(long)[-1] == normalised(short)[-1] * 2_000
+
+
+@pytest.mark.parametrize("piece", ["%41a", "&#65;a", "\\x41a", "+AEE-a"])
+def test_more_encoded_characters_than_are_looked_at_are_refused(piece: str) -> None:
+    assert screen_text(piece * 1_000, untrusted=True) is None
+
+    finding = screen_text(piece * (MAX_ENCODED + 1), untrusted=True)
+
+    assert finding is not None
+    assert (finding.rule, finding.kind) == ("size.encoding", "size")
+
+
+def test_what_is_encoded_again_and_again_is_refused_and_sooner_when_it_is_long() -> None:
+    def nested(times: int) -> str:
+        return "%" + "25" * times + "41"
+
+    with pytest.raises(OverEncodedError):
+        normalised(nested(7))
+    with pytest.raises(OverEncodedError):
+        normalised(nested(3) + " " * 100_000)
+    assert normalised(nested(3))[-1] == "A"
+    assert normalised("%2541" + " " * 100_000)[-1].startswith("A")
+
+
+def test_too_many_comments_are_refused() -> None:
+    assert screen_text("/**/" * (MAX_ENCODED + 1), untrusted=True).rule == "size.encoding"  # type: ignore[union-attr]
+
+
+# -- searches ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_dialect_is_that_of_ascii_and_of_both_cases() -> None:
+    search = any_of([refuse("x.y", "text", 1, "", r"^a\b [^b]\w\d$", spaced=True)])
+
+    assert [search(text) for text in ("A+\n\0c_7", "a +éX1", "a bx1", "ab cx1", "a cé1", "x a cx1")] == [
+        *[True, True],
+        *[False] * 4,
+    ]
+
+
+def test_letters_stand_apart_and_excluded_ends_are_left_alone() -> None:
+    apart, differs = linear(scattered("abc")), linear(rf"\Ax{unless('void')}")
+
+    assert [apart(text) for text in ("abc", "a\tb\nc", "a-bc")] == [True, True, False]
+    assert [differs(text) for text in ("x", "xvo", "xvoice", "xvoid", "xvoid(", "xa")] == [
+        True,
+        True,
+        True,
+        *[False] * 2,
+        True,
+    ]
+
+
+@given(TEXTS)
+@settings(max_examples=300)
+def test_what_is_passed_quickly_holds_nothing(text: str) -> None:
+    for role, untrusted in (("text", False), ("text", True), ("document", False), ("html", False), ("path", False)):
+        made = finder(role, "medium", untrusted)
+
+        assert made is not None
+        try:
+            assert made.quick(text) or made.find(text) is None
+        except OverEncodedError:
+            assert made.quick(text)
+
+
+@given(TEXTS)
+@settings(max_examples=300)
+def test_a_pattern_with_a_hint_is_found_with_it_only(text: str) -> None:
+    for pattern in PATTERNS:
+        if pattern.hint:
+            assert any_of([pattern.hinted()])(text) or not any_of([pattern])(text), pattern.rule
+
+
+@given(TEXTS, st.integers(0, 3))
+@settings(max_examples=100)
+def test_a_long_text_has_the_finding_of_a_short_one(text: str, line: int) -> None:
+    made = Finder(patterns_for("text", "high", True))
+    padding = "lorem ipsum dolor " * 800
+
+    try:
+        alone = {found.pattern.rule for found in made.findings(text + "\n")}
+        padded = {found.pattern.rule for found in made.findings(text + "\n" + padding)}
+    except OverEncodedError:
+        return
+
+    ends = {pattern.rule for pattern in made.patterns if isinstance(pattern.find, str) and "$" in pattern.find}
+    assert alone - ends <= padded
+
+
+@pytest.mark.parametrize("role", ["text", "html", "template", "sql", "shell"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "Plain words, and then some more. ",
+        "if (a && b) { return x[i] / 2; } // then\n",
+        "中文\uff0c字符。",
+        "'; select ",
+        "<a b=c> ",
+    ],
+)
+def test_a_million_characters_take_a_fraction_of_a_second(role: Role, piece: str) -> None:
+    screen = Screen(role, "medium", untrusted=True)
+    screen.check("compile é%41 /* it */")
+    text = (piece * (1_000_000 // len(piece) + 1))[:1_000_000]
+
+    took_s = min(_took_s(screen, text) for _ in range(3))
+
+    assert took_s < 0.4  # 0.02 on a machine of its own
+
+
+def _took_s(screen: Screen, text: str) -> float:
+    began = time.process_time()
+    screen.check(text)
+    return time.process_time() - began
+
+
+def test_prose_and_pages_are_judged_as_documents_and_values_are_not() -> None:
+    made = PlainFinder(patterns_for("text", "medium", False))
+    attack = "' or '1'='1"
+
+    judged = {
+        text: made.find(text) is not None for text in (attack, f"ann{attack}", f"{attack}\n\n\n\n", f"{attack}" * 200)
+    }
+    about = [
+        made.find(text)
+        for text in (f"Please look at {attack}", f'<!DOCTYPE html><p title="{attack}">', f"ann and bob {attack}")
+    ]
+
+    assert list(judged.values()) == [True, True, True, True]  # all begin with it
+    assert about == [None, None, None]
