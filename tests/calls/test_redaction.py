@@ -30,6 +30,9 @@ SECRETS = st.text(st.sampled_from("abcXYZ0189-_./+=%&<>\"'\\ :@é€😀\n"), mi
     lambda s: len(s.strip()) >= 6 and len(set(s)) > 3
 )
 
+# A backslash before an escape makes it a backslash and plain letters, to whoever reads it by the rules.
+BEFORE = st.text(max_size=30).map(lambda text: text.rstrip("\\"))
+
 
 def knowing(*secrets):
     redactor = Redactor()
@@ -51,7 +54,7 @@ def test_a_secret_is_hidden_in_each_encoding(name):
 
 
 @settings(max_examples=300)
-@given(SECRETS, st.sampled_from(sorted(ENCODINGS)), st.text(max_size=30), st.text(max_size=30))
+@given(SECRETS, st.sampled_from(sorted(ENCODINGS)), BEFORE, st.text(max_size=30))
 @example("%41%42%43%44", "percent", "", "")
 @example("\\u0041\\u0042", "JSON", "", "")
 @example("&amp;&lt;&gt;", "HTML", "", "")

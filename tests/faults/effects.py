@@ -28,7 +28,7 @@ class Effects:
     def every(self) -> list[Seen]:
         """All lines, in order."""
         text = self._path.read_text() if self._path.exists() else ""
-        return list(map(json.loads, text.splitlines()))
+        return list(map(json.loads, text[: text.rfind("\n") + 1].splitlines()))  # not a line that is being written
 
     def seen(self, what: str, **fields: Any) -> list[Seen]:
         """The lines of one kind with these fields, in order."""
