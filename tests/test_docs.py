@@ -78,6 +78,7 @@ def test_every_python_block_runs_and_says_what_the_page_says(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.timeout(240)  # the page of the command line starts some forty processes
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_shell_block_runs(page, tmp_path):
     for language in ("console", "sh", "bash"):
