@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from toolpost import ConfigurationError
+from toolpost import ConfigurationError, SecurityError
 from toolpost.testing import executor_for
 
 PLUGIN = {
@@ -121,3 +121,10 @@ def test_a_rule_that_is_not_there_is_refused_at_a_change_and_the_old_ones_stay()
             executor.config.rules = ("nowhere",)
 
         assert executor.config.rules == ()
+
+
+def test_arguments_screened_by_hand_may_name_what_the_operator_opened():
+    with executor_for(egress_private=["127.0.0.1:8080"]) as executor:
+        executor.screen_arguments({"url": "http://127.0.0.1:8080/"})
+        with pytest.raises(SecurityError):
+            executor.screen_arguments({"url": "http://127.0.0.2/"})

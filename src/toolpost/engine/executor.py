@@ -557,7 +557,9 @@ class ToolExecutor:
             return
         level: Any = self._services.security_level
         for name, value in arguments.items():
-            finding = Screen(role_of(name), level, untrusted=True, extra=self._services.rules).check(value)
+            role = role_of(name)
+            judge = Screen(role, level, untrusted=True, extra=self._services.rules, private=self._services.private)
+            finding = judge.check(value)
             if finding is not None:
                 raise refusal(name, finding)
 
