@@ -18,7 +18,7 @@ from hypothesis import example, given, settings, strategies as st
 from pydantic import BaseModel, Field, SecretStr, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from tests.canaries.encodings import ENCODINGS, shows
+from tests.canaries.encoded_forms import ENCODINGS, shows
 from toolpost.calls import redaction
 from toolpost.calls.redaction import HIDDEN, MOST, Redactor, Revealed, hide
 from toolpost.pipeline.encode import to_json

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from tests.canaries.encodings import ENCODINGS, shows
+from tests.canaries.encoded_forms import ENCODINGS, shows
 from tests.canaries.tools import HOWS, POLICIES, REFERENCE, SPEC, TOOLS, Misuse, by_spec
 from toolpost import (
     FunctionToolExecutor,

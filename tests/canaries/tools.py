@@ -7,7 +7,7 @@ import os
 import sqlite3
 from typing import Any
 
-from tests.canaries.encodings import ENCODINGS
+from tests.canaries.encoded_forms import ENCODINGS
 from toolpost import BaseTool, Cache, FunctionToolSpec, Idempotency, Retry, StringParameter, Tool, ToolContext
 from toolpost.authoring.parameters import IntegerParameter
 
