@@ -3,6 +3,8 @@
 PYTHON ?= python3
 RUN_ARGS ?= --tools examples/tools.py:TOOLS --exit-zero
 PYTEST_ARGS ?= -q
+# Each worker starts servers of its own, and a file's tests stay with one worker.
+TEST_WORKERS ?= 2
 BENCH_ARGS ?= --json build/overhead.json
 FUZZ_ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -25,7 +27,7 @@ run: .venv/.ready ## Run the example calls and show what came out
 	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS)
 
 test: lint prepare ## Lint, then run all tests
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/.ready ## Check style, format and types
 	.venv/bin/ruff check --quiet .
