@@ -67,6 +67,9 @@ HOSTILE: dict[str, list[str]] = {
         "SELECT id INTO @x FROM items",
     ],
     "files and programs": [
+        "SELECT f.pg_read_file FROM unnest(array['{file}']) AS f",
+        "SELECT pg_read_file.pg_read_file FROM json_array_elements_text('[\"{file}\"]') AS pg_read_file",
+        "SELECT unnest.pg_ls_dir FROM unnest(array['{folder}'])",
         "COPY secrets TO '{folder}/out'",
         "COPY secrets TO PROGRAM 'touch {folder}/out'",
         "COPY ledger FROM '{file}'",
@@ -165,6 +168,8 @@ HOSTILE: dict[str, list[str]] = {
         "HANDLER secrets OPEN",
     ],
     "settings and sessions": [
+        "SELECT f.pg_terminate_backend FROM generate_series(1, 9) AS f",
+        "SELECT f.pg_advisory_lock FROM unnest(array[1]) AS f",
         "SET ROLE postgres",
         "RESET ROLE",
         "SET SESSION AUTHORIZATION postgres",
@@ -320,6 +325,11 @@ HOSTILE: dict[str, list[str]] = {
         'SELECT value FROM "sec" "rets", secrets',
     ],
     "forbidden columns": [
+        "SELECT j.password FROM (people CROSS JOIN items) AS j",
+        "SELECT j.* FROM (people CROSS JOIN items) AS j",
+        "SELECT row_to_json(j) FROM (people CROSS JOIN items) AS j",
+        "SELECT * FROM ((people CROSS JOIN items))",
+        "SELECT 1 FROM ((SELECT 1) AS a CROSS JOIN people) AS j ORDER BY j.password",
         "SELECT password FROM people",
         "SELECT * FROM people",
         "SELECT p.* FROM people AS p",

@@ -101,6 +101,7 @@ def test_what_postgresql_has_beside_the_standard_is_allowed(sql):
         "SELECT strftime('%Y-%m', a), date('now', '-1 day'), julianday(a), datetime(a) FROM t",
         "SELECT group_concat(a, ','), total(b), typeof(c), iif(a, 1, 2), ifnull(a, b) FROM t",
         "SELECT a ->> '$.x', json_extract(a, '$.y[0]'), j.value FROM t, json_each(t.a) AS j",
+        "SELECT mod, json_object('a', 1) FROM t WHERE a = b COLLATE nocase ORDER BY a COLLATE BINARY",
         "SELECT a GLOB 'x*', a LIKE 'x!_' ESCAPE '!', a IS NOT b, a % 2 FROM t LIMIT 5, 10",
         "SELECT printf('%05.2f', a), instr(b, 'x'), replace(b, 'x', 'y'), trim(b, '-') FROM t",
     ],
@@ -109,6 +110,22 @@ def test_what_sqlite_has_beside_the_standard_is_allowed(sql):
     checked = SqlPolicy().check(sql, "sqlite")
 
     assert SqlPolicy().check(checked.text, "sqlite").text == checked.text
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["CAST(a AS numeric)", "CAST(a AS date)", "CAST(a AS boolean)", "CAST(a AS varchar(3))", "mod(a, 2)", "MOD (a, 2)"],
+)
+def test_what_would_mean_something_else_when_rendered_for_sqlite_is_refused(sql):
+    assert rule(SqlPolicy(), f"SELECT {sql} FROM t", "sqlite") in ("sql.type", "sql.function")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["printf('%1000d', a)", "printf(a)", "instr(a, b)", "replace(a, b, 'x')", "trim(a, b)", "format('%*d', a, 1)"],
+)
+def test_arguments_with_which_one_call_on_sqlite_takes_long_are_refused(sql):
+    assert rule(SqlPolicy(), f"SELECT {sql} FROM t", "sqlite") == "sql.argument"
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -148,6 +165,9 @@ def test_what_sqlite_has_beside_the_standard_is_allowed(sql):
         ("sql.argument", "SELECT lpad(a, 100000) FROM t"),
         ("sql.word", "SELECT session_user"),
         ("sql.depth", "SELECT " + "abs(" * 60 + "1" + ")" * 60),
+        ("sql.depth", "SELECT " + "NOT " * 20 + "true"),
+        ("sql.size", "SELECT 1 FROM " + ", ".join(f"t{number}" for number in range(33))),
+        ("sql.size", "SELECT " + "a, " * 500 + "a FROM t"),
         ("sql.size", "SELECT " + "1, " * 6_000 + "1"),
         ("sql.size", "SELECT '" + "x" * 30_000 + "'"),
         ("sql.name", "SELECT " + "x" * 64),
@@ -290,12 +310,16 @@ COLUMNS = [SqlPolicy(deny_columns=["users.password"]), SqlPolicy(tables={"users"
         "SELECT users.* FROM orders, users",
         "SELECT * FROM orders JOIN users ON true",
         "SELECT * FROM (SELECT * FROM users) AS x",
+        "SELECT * FROM (users JOIN orders ON true)",
+        "SELECT * FROM ((users JOIN orders ON true))",
+        "SELECT * FROM ((SELECT 1) AS one CROSS JOIN users)",
         "SELECT c FROM users AS x(a, b, c)",
         "SELECT users FROM users",
         "SELECT u FROM users AS u",
         "SELECT row_to_json(u) FROM users AS u",
         "SELECT u.row_to_json FROM users AS u",
         "SELECT 1 FROM users NATURAL JOIN orders",
+        "SELECT 1 FROM (SELECT 'x' AS password) AS x NATURAL JOIN (users CROSS JOIN orders)",
         "SELECT 1 FROM orders JOIN users USING (password)",
     ],
 )
@@ -325,6 +349,91 @@ def test_columns_beside_those_that_may_not_be_read_can_be(policy, sql):
 def test_a_star_is_refused_with_the_columns_to_name():
     with pytest.raises(SecurityError, match="name the columns: id, name"):
         COLUMNS[0].check("SELECT * FROM users", "postgres", relations=KNOWN)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT j.password FROM (users JOIN orders ON true) AS j",
+        "SELECT j.* FROM (users JOIN orders ON true) AS j",
+        "SELECT j FROM (users JOIN orders ON true) AS j",
+        "SELECT j.c FROM (users JOIN orders ON true) AS j(a, b, c)",
+        "SELECT j.password FROM ((users JOIN orders ON true)) AS j",
+        "SELECT j.password FROM ((SELECT 1) AS one CROSS JOIN users) AS j",
+        "SELECT j.password FROM (users) AS j",
+    ],
+)
+def test_tables_in_brackets_have_no_name_under_which_columns_could_hide(sql, dialect):
+    assert rule(SqlPolicy(), sql, dialect) == "sql.table"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_queries_in_brackets_have_a_name(dialect):
+    assert text("SELECT x.a FROM ((SELECT 1 AS a)) AS x, (SELECT 2 AS b UNION SELECT 3) AS y", dialect)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT f.pg_read_file FROM unnest(array['/etc/passwd']) AS f",
+        "SELECT unnest.pg_read_file FROM unnest(array['/etc/passwd'])",
+        "SELECT f.pg_sleep FROM generate_series(1, 2) AS f",
+        "SELECT f.pg_ls_dir FROM lower('/etc') AS f",
+        "SELECT f.pg_read_file FROM t, LATERAL regexp_split_to_table('/etc/passwd', ',') AS f",
+        "SELECT f.current_setting FROM cast('data_directory' AS text) AS f",
+        'SELECT "F"."pg_sleep" FROM unnest(array[3]) AS "F"',
+        "SELECT 1 FROM unnest(array[3]) AS f ORDER BY f.pg_sleep",
+        "SELECT count(*) FILTER (WHERE f.pg_sleep IS NULL) FROM unnest(array[3]) AS f",
+        "SELECT (SELECT f.pg_sleep) FROM unnest(array[3]) AS f",
+        "SELECT pg_sleep.pg_sleep FROM unnest(array[3]) AS pg_sleep(x)",
+        "SELECT pg_read_file.pg_read_file FROM json_array_elements_text('[\"/etc/passwd\"]') AS pg_read_file",
+        "SELECT f.ordinality FROM unnest(array[3]) AS f",
+        "SELECT f.pg_sleep FROM unnest(array[3]) AS f(x), (SELECT 1 FROM unnest(array[3]) AS f(pg_sleep)) AS y",
+        "SELECT mine.mine FROM mine() AS mine",
+        "SELECT elsewhere.pg_sleep FROM t",
+    ],
+)
+def test_what_is_no_column_is_refused_as_postgresql_would_call_the_function_of_that_name(sql):
+    assert rule(SqlPolicy(functions=["mine"]), sql) == "sql.no-column"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT f, f.f FROM unnest(array[1, 2]) AS f",
+        "SELECT f.x, f.n FROM unnest(array[1, 2]) WITH ORDINALITY AS f(x, n)",
+        "SELECT f.f, f.ordinality FROM generate_series(1, 2) WITH ORDINALITY AS f",
+        "SELECT e.key, e.value FROM t, jsonb_each(t.j) AS e",
+        "SELECT e.value FROM t CROSS JOIN LATERAL jsonb_array_elements_text(t.j) AS e",
+        "SELECT mine.x FROM mine() AS mine(x)",
+    ],
+)
+def test_columns_of_functions_that_stand_as_tables_can_be_named(sql):
+    assert text(text(sql, policy=SqlPolicy(functions=["mine"])), policy=SqlPolicy(functions=["mine"]))
+
+
+def test_a_star_of_what_is_not_in_from_is_refused():
+    assert rule(SqlPolicy(), "SELECT old.* FROM t") == "sql.no-table"
+
+
+def test_columns_denied_of_a_child_are_denied_of_its_parent():
+    parent, child = TableName("public", "parent"), TableName("public", "child")
+    relation = Relation(
+        name=parent, columns=("id", "password"), reads=frozenset({Read(child)}), children=frozenset({child})
+    )
+    known = {TableName(None, "parent"): relation, parent: relation}
+
+    for policy in (
+        SqlPolicy(deny_columns=["child.password"]),
+        SqlPolicy(tables=["parent"], deny_columns=["child.password"]),
+    ):
+        assert rule(policy, "SELECT password FROM parent", relations=known) == "sql.column"
+        assert rule(policy, "SELECT p.password FROM parent AS p", relations=known) == "sql.column"
+        assert rule(policy, "SELECT p FROM parent AS p", relations=known) == "sql.column"
+        assert rule(policy, "SELECT * FROM parent", relations=known) == "sql.star"
+        assert rule(policy, "SELECT p.* FROM parent AS p", relations=known) == "sql.star"
+        assert policy.check("SELECT id FROM parent", "postgres", relations=known)
 
 
 def test_without_the_databases_word_a_column_might_be_any_tables():
@@ -369,6 +478,21 @@ def test_a_table_of_another_server_has_to_be_named():
     assert SqlPolicy(tables=["v"]).check("SELECT a FROM v", "postgres", relations=remote)
 
 
+def test_what_a_virtual_table_shows_or_keeps_is_not_read():
+    name = TableName("main", "notes")
+    for kind, named in (("virtual table", "sql.table"), ("shadow table", None)):
+        relation = Relation(name=name, kind=kind, columns=("a",))
+        known = {"relations": {TableName(None, "notes"): relation, name: relation}, "homes": ("main",)}
+
+        assert rule(SqlPolicy(), "SELECT a FROM notes", "sqlite", **known) in ("sql.table", "sql.view")
+        assert not SqlPolicy().may_show(relation, "sqlite")
+        if named is None:
+            assert SqlPolicy(tables=["notes"]).check("SELECT a FROM notes", "sqlite", **known)
+        else:
+            assert rule(SqlPolicy(tables=["notes"]), "SELECT a FROM notes", "sqlite", **known) == named
+            assert not SqlPolicy(tables=["notes"]).may_show(relation, "sqlite")
+
+
 # -- writes ------------------------------------------------------------------------------------------------------------
 
 WRITES = SqlPolicy(tables=["items", "log"], writes={"items": ["insert", "update"], "log": ["delete"]})
@@ -409,6 +533,46 @@ def test_writes_are_allowed_by_table_and_kind(sql, kind, dialect):
 )
 def test_other_writes_are_refused(expected, sql):
     assert rule(WRITES, sql) == expected
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO users VALUES (9, 'x', 'mine')",
+        "INSERT INTO users SELECT 9, 'x', 'mine'",
+        "INSERT INTO users (id, password) VALUES (9, 'mine')",
+        "UPDATE users SET password = 'mine' WHERE id = 1",
+        "UPDATE users SET (name, password) = ('a', 'b') WHERE id = 1",
+        "INSERT INTO users (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET name = excluded.password",
+        "UPDATE users SET name = 'x' WHERE id = 1 RETURNING old.password",
+        "UPDATE users SET name = 'x' WHERE id = 1 RETURNING new.*",
+        "UPDATE items SET name = 'x' FROM users NATURAL JOIN (SELECT 'x' AS password) AS q WHERE items.id = 1",
+    ],
+)
+def test_a_write_neither_writes_nor_shows_columns_that_may_not_be_touched(sql, dialect):
+    writes = {"users": ["insert", "update"], "items": ["update"]}
+
+    for policy in (
+        SqlPolicy(writes=writes, deny_columns=["users.password"]),
+        SqlPolicy(writes=writes, tables={"users": ["id", "name"], "items": None}),
+    ):
+        assert rule(policy, sql, dialect) in ("sql.column", "sql.star")
+        assert policy.check("INSERT INTO users (id, name) VALUES (1, 'x')", dialect)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO users (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET name = excluded::text",
+        "UPDATE users SET name = 'x' WHERE id = 1 RETURNING old",
+        "UPDATE users SET name = 'x' WHERE id = 1 RETURNING to_json(new)",
+    ],
+)
+def test_the_rows_that_a_write_changes_are_not_shown_whole(sql):
+    policy = SqlPolicy(writes={"users": ["insert", "update"]}, deny_columns=["users.password"])
+
+    assert rule(policy, sql) == "sql.column"
 
 
 def test_an_upsert_needs_update_as_well():

@@ -14,7 +14,13 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
-from toolpost.calls.errors import ConfigurationError, RemoteToolError, ToolTimeoutError
+from toolpost.calls.errors import (
+    ConfigurationError,
+    InputValidationError,
+    RemoteToolError,
+    SecurityError,
+    ToolTimeoutError,
+)
 from toolpost.runners.clients import PerLoop
 from toolpost.runners.db import Rows, outcome_of, setting, sql_of
 from toolpost.runners.threads import Threads
@@ -124,7 +130,7 @@ class _Pool:
                 try:
                     yield connection
                     clean = True
-                except RemoteToolError:
+                except (RemoteToolError, SecurityError, InputValidationError):
                     clean = not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
                     raise
                 finally:

@@ -65,7 +65,8 @@ class Authorizer:
                 allowed = table.name in self._behind or self._policy.may_use(table, "sqlite", homes=HOMES)
             return allowed or self._refuse("sql.column", "reading", f"{first}.{second}")
         kind = _CHANGES.get(action)
-        if kind is not None and inner is None and self._policy.may_write(table, kind, "sqlite", homes=HOMES):
+        writable = kind is not None and inner is None and self._policy.may_write(table, kind, "sqlite", homes=HOMES)
+        if writable and (kind != "update" or self._policy.may_read(table, second, "sqlite", homes=HOMES)):
             return True
         return self._refuse("sql.write" if kind else "sql.statement", kind or "that", first or second)
 

@@ -44,22 +44,47 @@ READS: Final = """
                  pg_catalog.regexp_matches(r.ev_action::text, ':relid (\\d+)', 'g') AS m
             WHERE r.rulename = '_RETURN' AND m[1]::int8 <> r.ev_class::int8
         ) AS e ON e.source = s.oid
+    ), rule AS MATERIALIZED (
+        SELECT DISTINCT s.root, s.oid AS view, r.oid, r.ev_action::text ~ ':varattno 0 ' AS whole
+        FROM step AS s JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = s.oid::oid AND r.rulename = '_RETURN'
+    ), below(above, oid) AS (
+        SELECT DISTINCT s.oid, s.oid FROM step AS s
+        UNION
+        SELECT b.above, i.inhrelid::int8 FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.oid::oid
     )
     SELECT s.root, n.nspname::text, c.relname::text, c.relkind::text, NULL::text
     FROM step AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.oid::oid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE s.oid <> s.root AND c.relkind IN ('r', 'p', 'f')
     UNION
-    SELECT s.root, n.nspname::text, c.relname::text, c.relkind::text, a.attname::text
-    FROM step AS s
-    JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = s.oid::oid AND r.rulename = '_RETURN'
+    SELECT r.root, n.nspname::text, c.relname::text, c.relkind::text, a.attname::text
+    FROM rule AS r
     JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
-         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> s.oid::oid
-    JOIN pg_catalog.pg_class AS c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'f')
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> r.view::oid
+    JOIN pg_catalog.pg_attribute AS u ON u.attrelid = d.refobjid AND u.attnum > 0
+         AND (u.attnum = d.refobjsubid OR r.whole)
+    JOIN below AS b ON b.above = d.refobjid::int8
+    JOIN pg_catalog.pg_class AS c ON c.oid = b.oid::oid AND c.relkind IN ('r', 'p', 'f')
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND a.attnum > 0
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = u.attname AND a.attnum > 0
 """
-"""What views and parents lead to. Dependencies lack the built-in catalogues, so tables are taken from the rules."""
+"""What views and parents lead to. Dependencies lack the built-in catalogues, so tables are taken from the rules.
+
+Nor do they tell of whole rows, which rules write as column 0. A column of a parent is its children's as well.
+"""
+
+CHILDREN: Final = """
+    WITH RECURSIVE below(above, oid) AS (
+        SELECT o, o FROM pg_catalog.unnest($1::int8[]) AS o
+        UNION
+        SELECT b.above, i.inhrelid::int8 FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.oid::oid
+    )
+    SELECT b.above, n.nspname::text, c.relname::text
+    FROM below AS b JOIN pg_catalog.pg_class AS c ON c.oid = b.oid::oid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE b.oid <> b.above
+"""
+"""The tables whose rows are those of others as well: partitions, and tables that inherit."""
 
 COLUMNS: Final = """
     SELECT n.nspname::text, c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),

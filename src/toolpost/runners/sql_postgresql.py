@@ -14,12 +14,14 @@ from toolpost.calls.errors import ConfigurationError, InputValidationError, Remo
 from toolpost.runners.clients import PerLoop
 from toolpost.runners.db import argument_error
 from toolpost.runners.postgresql import _bound, _Pool, _Pools, _told
-from toolpost.runners.sql_catalog import COLUMNS, FOREIGN_KEYS, HOMES, INDEXES, LISTED, NAMED, READS, ROWS
+from toolpost.runners.sql_catalog import CHILDREN, COLUMNS, FOREIGN_KEYS, HOMES, INDEXES, LISTED, NAMED, READS, ROWS
 from toolpost.runners.sql_values import Table
 from toolpost.security.sql import Checked, Relation, SqlPolicy, TableName, bind
 from toolpost.security.sql_names import Read, no_table, too_many_changes
+from toolpost.security.sql_words import tokens_of
 
 POOL_SIZE: Final = 4
+_ROW: Final = '"toolpost row"'
 _TOO_LARGE: Final = "bytes are over max_bytes"
 _KINDS: Final = {
     "r": "table",
@@ -63,7 +65,7 @@ class PostgreSqlDatabase:
     ) -> dict[TableName, list[dict[str, Any]]]:
         """The columns of these tables that may be read."""
         async with self._session(timeout_s) as session:
-            return await session.columns([one.name for one in relations])
+            return await session.columns(relations)
 
     async def describe(self, table: TableName, timeout_s: float) -> dict[str, Any]:
         """A table that may be used: its columns, keys and indexes."""
@@ -107,9 +109,12 @@ class _Session:
     async def begin(self, timeout_s: float, *, write: bool) -> None:
         """Begin the transaction. What it is set to ends with it."""
         limit_ms = max(1, int(timeout_s * 1000))
+        # A cancellation that comes before the statement is lost; the server ends it when it finds nobody there.
+        looks = "SET LOCAL client_connection_check_interval = 1000; "
+        looks = looks if self._connection.info.server_version >= 140_000 else ""
         await self._connection.execute(
             f"BEGIN TRANSACTION READ {'WRITE' if write else 'ONLY'}; "
-            f"SET LOCAL statement_timeout = {limit_ms}; SET LOCAL lock_timeout = {min(limit_ms, 2000)}; "
+            f"{looks}SET LOCAL statement_timeout = {limit_ms}; SET LOCAL lock_timeout = {min(limit_ms, 2000)}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms + 5000}; "
             "SET LOCAL standard_conforming_strings = on; SET LOCAL bytea_output = 'hex'; "
             "SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'iso_8601'"
@@ -139,43 +144,53 @@ class _Session:
 
     async def rows(self, checked: Checked, values: list[Any], max_rows: int) -> dict[str, Any]:
         """The rows of a query. A row that is too large fails in the server: here it would be in memory first."""
-        row = '"toolpost row"'
-        text = (
-            f"SELECT * FROM ({checked.text}) AS {row} WHERE CASE WHEN octet_length(({row}.*)::text) > "
-            f"{self._policy.max_bytes} THEN (octet_length(({row}.*)::text) || ' {_TOO_LARGE}')::int = 0 ELSE true END "
-            f"LIMIT {max_rows + 1}"
+        text = f"SELECT * FROM ({checked.text}) AS {_ROW} WHERE {self._fits()} LIMIT {max_rows + 1}"
+        return (await self._stream(text, values, max_rows))[0]
+
+    def _fits(self) -> str:
+        """A condition that fails for a row that is too large. Its size in memory is looked at first, and soon known."""
+        size = f"pg_column_size({_ROW}.*)"
+        most = self._policy.max_bytes
+        return (
+            f"CASE WHEN {size} > {4 * most + 10_000} OR octet_length(({_ROW}.*)::text) > {most} "
+            f"THEN ({size} || ' {_TOO_LARGE}')::int = 0 ELSE true END"
         )
-        return await self._stream(text, values, max_rows)
 
     async def change(self, checked: Checked, values: list[Any], max_rows: int) -> dict[str, Any]:
         """Run a write. Raises SecurityError, so that it is undone, when it changes too much."""
+        if any(token.kind == "word" and token.text.lower() == "returning" for token in tokens_of(checked.text)):
+            text = f'WITH "toolpost write" AS ({checked.text}) SELECT * FROM "toolpost write" AS {_ROW} '
+            counted = self._policy.max_changes
+            answer, changed = await self._stream(f"{text}WHERE {self._fits()}", values, max_rows, counted=counted)
+            return {**answer, "rows_affected": changed}
         async with self._cursor() as cursor:
-            await cursor.execute(checked.text, values, prepare=False)
+            # Without parameters only the binary format keeps the server to a single statement.
+            await cursor.execute(checked.text, values, prepare=False, binary=True)
             changed = cursor.rowcount
-            if changed > self._policy.max_changes:
-                raise too_many_changes(changed, self._policy.max_changes)
-            table = Table(max_rows, self._policy.max_bytes)
-            table.name([column.name for column in cursor.description or ()])
-            if cursor.description is not None:
-                async for row in cursor:
-                    if not table.take(row):
-                        break
-            return {**table.answer(await self._types(cursor)), "rows_affected": changed}
+        if changed > self._policy.max_changes:
+            raise too_many_changes(self._policy.max_changes)
+        return {**Table(max_rows, self._policy.max_bytes).answer([]), "rows_affected": changed}
 
-    async def _stream(self, text: str, values: list[Any], max_rows: int) -> dict[str, Any]:
-        table = Table(max_rows, self._policy.max_bytes)
+    async def _stream(
+        self, text: str, values: list[Any], max_rows: int, *, counted: int | None = None
+    ) -> tuple[dict[str, Any], int]:
+        """The answer, and how many rows there were. All of them are counted, up to that many; or only those taken."""
+        table, seen = Table(max_rows, self._policy.max_bytes), 0
         async with self._cursor() as cursor:
             rows: Any = cursor.stream(text, values)
             async with contextlib.aclosing(rows):
                 async for row in rows:
                     if not table.columns and cursor.description:
                         table.name([column.name for column in cursor.description])
-                    if not table.take(row):
+                    seen += 1
+                    if counted is not None and seen > counted:
+                        raise too_many_changes(counted)
+                    if table.truncated is None and not table.take(row) and counted is None:
                         break
             if not table.columns:
                 table.name([column.name for column in cursor.description or ()])
             kinds = [(column.type_code, column.type_display) for column in cursor.description or ()]
-        return table.answer(await self._names(kinds))
+        return table.answer(await self._names(kinds)), seen
 
     def _cursor(self) -> psycopg.AsyncRawCursor[tuple[Any, ...]]:
         cursor = psycopg.AsyncRawCursor(self._connection)
@@ -184,9 +199,6 @@ class _Session:
         for kind in ("date", "timestamp", "timestamptz"):
             cursor.adapters.register_loader(kind, _Time)
         return cursor
-
-    async def _types(self, cursor: psycopg.AsyncRawCursor[Any]) -> list[str]:
-        return await self._names([(column.type_code, column.type_display) for column in cursor.description or ()])
 
     async def _names(self, kinds: Sequence[tuple[int, str]]) -> list[str]:
         unknown = sorted({oid for oid, shown in kinds if shown.isdigit()})
@@ -222,6 +234,10 @@ class _Session:
             reads.setdefault(root, set()).add(Read(TableName(schema, name), column))
             if kind == "f":
                 remote.setdefault(root, set()).add(TableName(schema, name))
+        parents = [row[0] for row in rows if row[4]]
+        children: dict[int, set[TableName]] = {}
+        for root, schema, name in await self.fetch(CHILDREN, [parents]) if parents else ():
+            children.setdefault(root, set()).add(TableName(schema, name))
         return [
             Relation(
                 name=TableName(schema, name),
@@ -229,17 +245,20 @@ class _Session:
                 columns=tuple(columns),
                 reads=frozenset(reads.get(oid, ())),
                 remote=frozenset(remote.get(oid, ())),
+                children=frozenset(children.get(oid, ())),
             )
             for oid, schema, name, kind, _, columns in rows
         ]
 
-    async def columns(self, tables: Sequence[TableName]) -> dict[TableName, list[dict[str, Any]]]:
+    async def columns(self, relations: Sequence[Relation]) -> dict[TableName, list[dict[str, Any]]]:
         """The columns of tables that may be read."""
+        known = {relation.name: relation for relation in relations}
+        tables = list(known)
         names = [[table.schema for table in tables], [table.name for table in tables]]
         found: dict[TableName, list[dict[str, Any]]] = {table: [] for table in tables}
         for schema, name, column, kind, nullable, primary in await self.fetch(COLUMNS, names) if tables else ():
             table = TableName(schema, name)
-            if self._may_read(table, column):
+            if self._may_show(known[table], column):
                 shown = {"name": column, "type": kind, "nullable": nullable, "primary_key": primary}
                 found[table].append(shown)
         return found
@@ -248,11 +267,11 @@ class _Session:
         """A table: its columns, keys and indexes, as far as they may be seen, and about how many rows it has."""
         table = relation.name
         where = [table.schema, table.name]
-        columns = (await self.columns([table]))[table]
+        columns = (await self.columns([relation]))[table]
         indexes: list[dict[str, Any]] = []
         primary: list[str] = []
         for name, names, unique, is_primary in await self.fetch(INDEXES, where):
-            if names is not None and all(self._may_read(table, column) for column in names):
+            if names is not None and all(self._may_show(relation, column) for column in names):
                 indexes.append({"name": name, "columns": names, "unique": unique})
                 primary = names if is_primary else primary
         ((rows,),) = await self.fetch(ROWS, where)
@@ -265,12 +284,17 @@ class _Session:
             "foreign_keys": [
                 {"columns": own, "references": {"schema": schema, "table": name, "columns": others}}
                 for own, schema, name, others in await self.fetch(FOREIGN_KEYS, where)
-                if all(self._may_read(table, column) for column in own)
+                if all(self._may_show(relation, column) for column in own)
                 and all(self._may_read(TableName(schema, name), column) for column in others)
             ],
             "indexes": indexes,
             "row_estimate": int(rows) if rows is not None and rows >= 0 else None,
         }
+
+    def _may_show(self, relation: Relation, column: str) -> bool:
+        names = self._policy.names("postgres")
+        below = all(names.allows_column(child, column, self.homes) for child in relation.children)
+        return below and self._may_read(relation.name, column)
 
     def _may_read(self, table: TableName, column: str) -> bool:
         return self._policy.may_read(table, column, "postgres", homes=self.homes)
@@ -287,7 +311,11 @@ class _Time(_Text):
     """A time in ISO 8601, with T between day and hour and whole offsets."""
 
     def load(self, data: Any) -> str:
-        text = super().load(data).replace(" ", "T", 1)
+        text = super().load(data)
+        if text.endswith(" BC"):  # the year before 1 is 0, and those before it have a sign
+            year, dash, rest = text.removesuffix(" BC").partition("-")
+            text = f"{'-' if year != '0001' else ''}{int(year) - 1:04}{dash}{rest}"
+        text = text.replace(" ", "T", 1)
         return f"{text}:00" if len(text) > 3 and text[-3] in "+-" and "T" in text else text
 
 

@@ -198,7 +198,7 @@ class _Session:
                 answer = self._rows(checked, values, max_rows)
             changed = self._connection.total_changes - before
             if changed > self._policy.max_changes:
-                raise too_many_changes(changed, self._policy.max_changes)
+                raise too_many_changes(self._policy.max_changes)
             self._connection.execute("COMMIT")
         finally:
             if self._connection.in_transaction:
@@ -242,22 +242,26 @@ class _Session:
     # -- what there is ---------------------------------------------------------------------------------------------
 
     def _look_up(self, tables: Sequence[TableName]) -> dict[TableName, Relation]:
-        found = {name: self._relation(name.name) for name in tables if name.schema in (None, "main")}
+        found = {
+            name: self._relation(name.name)
+            for name in tables
+            if name.schema in (None, "main") and self._policy.may_use(name, "sqlite", homes=HOMES)
+        }
         return {name: relation for name, relation in found.items() if relation is not None}
 
     def _relation(self, name: str) -> Relation | None:
         if name in _SCHEMA:
             return Relation(name=TableName("main", name), columns=("type", "name", "tbl_name", "rootpage", "sql"))
         row = self._connection.execute(
-            "SELECT name, type FROM main.sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE",
-            (name,),
+            "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE", (name,)
         ).fetchone()
         if row is None:
             return None
         columns = [c[0] for c in self._connection.execute("SELECT name FROM pragma_table_xinfo(?, 'main')", (row[0],))]
         reads = frozenset(self._reads(row[0])[0]) if row[1] == "view" else frozenset[Read]()
         known = TableName("main", fold(row[0], "sqlite"))
-        return Relation(name=known, kind=row[1], columns=tuple(columns), reads=reads)
+        kind = f"{row[1]} table" if row[1] in ("virtual", "shadow") else row[1]
+        return Relation(name=known, kind=kind, columns=tuple(columns), reads=reads)
 
     def _reads(self, view: str) -> tuple[set[Read], set[str]]:
         """What a view reads, and the views that it goes through, itself among them."""
@@ -376,6 +380,14 @@ class _Session:
         return sorted(found, key=lambda index: str(index["name"]))
 
     def _row_estimate(self, table: TableName) -> int | None:
+        """The largest row id; nothing where that is a column which may not be read, or no row id."""
+        rows = self._connection.execute(
+            "SELECT name, pk FROM pragma_table_xinfo(?, 'main') WHERE pk > 0 OR name = 'rowid' COLLATE NOCASE",
+            (table.name,),
+        )
+        for name, key in rows.fetchall():
+            if not key or not self._policy.may_read(table, name, "sqlite", homes=HOMES):
+                return None
         quoted = table.name.replace('"', '""')
         try:
             row = self._connection.execute(f'SELECT max(rowid) FROM main."{quoted}"').fetchone()

@@ -156,11 +156,11 @@ class SqlPolicy:
     def may_show(self, relation: Relation, dialect: str, *, homes: Sequence[str] = ()) -> bool:
         """Whether a table or view may be used, given what it leads to."""
         names, home = self.names(dialect), tuple(homes) or (HOME[dialect],)
-        if not names.allows(relation.name, home):
+        if not names.allows(relation.name, home) or relation.kind == "virtual table":
             return False
         if names.named(relation.name, home):
             return True
-        if relation.kind == "foreign table" or relation.remote:
+        if relation.kind in ("foreign table", "shadow table") or relation.remote:
             return False
         return all(
             names.allows(read.table, home)

@@ -54,8 +54,10 @@ class Read(NamedTuple):
 class Relation:
     """What the database says of a table that a statement names.
 
-    kind is "table", "view", "materialized view" or "foreign table". reads is what a view, or a table with children,
-    leads to, however many steps away; foreign tables among it are named in remote.
+    kind is "table", "view", "materialized view", "foreign table", "virtual table", which runs code of its own, or
+    "shadow table", which holds what a virtual one shows. reads is what a view, or a table with children,
+    leads to, however many steps away; foreign tables among it are named in remote. children are tables whose rows are
+    a table's own as well.
     """
 
     name: TableName
@@ -63,6 +65,7 @@ class Relation:
     columns: tuple[str, ...] = ()
     reads: frozenset[Read] = frozenset()
     remote: frozenset[TableName] = frozenset()
+    children: frozenset[TableName] = frozenset()
 
 
 Relations = Mapping[TableName, Relation]
@@ -198,9 +201,9 @@ def _lower_name(table: TableName) -> TableName:
     return TableName(None if table.schema is None else _lower(table.schema), _lower(table.name))
 
 
-def too_many_changes(changed: int, most: int) -> SecurityError:
+def too_many_changes(most: int) -> SecurityError:
     """The refusal of a write that was rolled back."""
-    return refusal("sql.changes", f"it would change {changed} rows, over {most}, and was undone", "change fewer rows")
+    return refusal("sql.changes", f"it would change over {most} rows, and was undone", "change fewer rows")
 
 
 def no_table(table: TableName) -> SecurityError:

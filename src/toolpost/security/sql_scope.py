@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from toolpost.security.sql_arguments import judge_arguments
 from toolpost.security.sql_names import HOME, Names, Relation, Relations, TableName, Write, fold, refusal
+from toolpost.security.sql_sources import check_is_query, columns_of
 from toolpost.security.sql_weights import Weights
 from toolpost.security.sql_words import FUNCTIONS
 
@@ -18,6 +19,8 @@ MAX_TABLES: Final = 32
 MAX_COLUMNS: Final = 500
 MAX_STARS: Final = 16
 _UNKNOWN: Final[Relations] = {}
+_OF_WRITES: Final = ("excluded", "old", "new")
+"""By what a write may name the rows that it would change, beside the table's own name."""
 E = TypeVar("E", bound=exp.Expr)
 
 
@@ -54,6 +57,7 @@ class Judge:
         self._real: list[tuple[exp.Table, TableName]] = []
         self._ruled: dict[str, list[TableName]] = {}
         self._aliases: dict[str, list[TableName]] = {}
+        self._functions: dict[str, frozenset[str]] = {}
         self.scope = Scope()
         self._derived = self.scope.derived
 
@@ -98,7 +102,7 @@ class Judge:
             if isinstance(table.this, exp.Func):
                 if table.args.get("db") is not None:
                     raise refusal("sql.qualified", "a function is named with a schema", "call it by its plain name")
-                self._derived.add(self._fold(table.alias or table.this.name))
+                self._add_function(table, table.this)
                 continue
             if not isinstance(table.this, exp.Identifier):
                 raise refusal("sql.table", "a table is named in a way that is not allowed", "name it plainly")
@@ -109,10 +113,21 @@ class Judge:
                 continue
             self._real.append((table, name))
         for derived in self._all(exp.Subquery, exp.Lateral, exp.Values, exp.Unnest):
-            if derived.alias:
+            if isinstance(derived, exp.Unnest) or isinstance(derived.this, exp.Func):
+                self._add_function(derived, derived if isinstance(derived, exp.Unnest) else derived.this)
+            elif derived.alias:
+                check_is_query(derived)
                 self._derived.add(self._fold(derived.alias))
         if len(self._real) > MAX_TABLES:
             raise refusal("sql.size", f"it names over {MAX_TABLES} tables", "ask for less at once")
+
+    def _add_function(self, table: exp.Expr, function: exp.Func) -> None:
+        """Note a function that stands as a table, and its columns."""
+        alias = self._fold(table.alias)
+        if alias:
+            columns = columns_of(table, function, self._dialect)
+            self._derived.add(alias)
+            self._functions[alias] = columns & self._functions.get(alias, columns)
 
     def _check_is_cte(self, table: exp.Table, name: TableName) -> None:
         """Refuse a name that one database reads as the WITH query and another as a table: out of place, or its own."""
@@ -146,11 +161,13 @@ class Judge:
         self.scope.tables[name] = actual
         if self._dialect == "postgres" and relation is not None:
             table.set("db", exp.to_identifier(relation.name.schema, quoted=True))
+        children = () if relation is None else relation.children
         for called in {self._fold(table.alias or table.name), self._fold(table.name) if not table.alias else ""}:
             if called:
-                self._aliases.setdefault(called, []).append(actual)
-        if self._names.has_column_rules(actual, self._homes):
-            self._ruled[str(actual)] = [actual]
+                self._aliases.setdefault(called, []).extend((actual, *children))
+        ruled = [one for one in (actual, *children) if self._names.has_column_rules(one, self._homes)]
+        if ruled:
+            self._ruled[str(actual)] = [actual, *children]
             alias = table.args.get("alias")
             if alias is not None and alias.args.get("columns"):
                 raise refusal(
@@ -158,15 +175,8 @@ class Judge:
                     f"columns of {str(name)[:80]!r} are renamed in its alias",
                     "rename them with AS in SELECT",
                 )
-            join = table.parent
-            if str(getattr(join, "args", {}).get("method") or "").upper() == "NATURAL" or self._has_natural_join(table):
+            if any(str(join.args.get("method") or "").upper() == "NATURAL" for join in self._all(exp.Join)):
                 raise refusal("sql.column", "a NATURAL JOIN compares columns that may not be read", "join with ON")
-
-    @staticmethod
-    def _has_natural_join(table: exp.Table) -> bool:
-        select = table.find_ancestor(exp.Select)
-        joins = [] if select is None else list(select.find_all(exp.Join))
-        return any(str(join.args.get("method") or "").upper() == "NATURAL" for join in joins)
 
     def _relation(self, name: TableName) -> Relation | None:
         if self._relations is None:
@@ -190,14 +200,17 @@ class Judge:
 
     def _judge_relation(self, name: TableName, relation: Relation) -> None:
         """A view that the policy does not name may show only what the policy allows anyway."""
+        if relation.kind == "virtual table":
+            why = f"{str(name)[:80]!r} is a virtual table, which runs code of its own"
+            raise refusal("sql.table", why, "use other tables", subject=str(name))
         if self._names.named(relation.name, self._homes):
             return
         hidden = [read for read in relation.reads if not self.may_read(read.table, read.column)]
         if relation.kind == "foreign table" or relation.remote:
             way_out = f"let SqlPolicy(tables=...) name {relation.name}"
             raise refusal("sql.remote", f"{str(name)[:80]!r} is a table of another server", way_out, subject=str(name))
-        if hidden:
-            way_out = f"let SqlPolicy(tables=...) name the view {relation.name} if it may be used"
+        if hidden or relation.kind == "shadow table":
+            way_out = f"let SqlPolicy(tables=...) name {relation.name} if it may be used"
             raise refusal("sql.view", f"{str(name)[:80]!r} shows what may not be read", way_out, subject=str(name))
 
     def may_read(self, table: TableName, column: str | None) -> bool:
@@ -210,6 +223,9 @@ class Judge:
     def _judge_columns(self) -> None:
         for column in self._all(exp.Column):
             if isinstance(column.this, exp.Star):
+                if self._dialect == "postgres" and column.table and not self._is_named(self._fold(column.table)):
+                    way_out = "name a table of FROM"
+                    raise refusal("sql.no-table", f"there is no table {column.table[:80]!r}", way_out)
                 continue
             self.scope.columns.add(f"{column.table}.{column.name}" if column.table else column.name)
             self._judge_column(column.name, column.table)
@@ -227,14 +243,13 @@ class Judge:
 
     def _judge_column(self, column: str, qualifier: str) -> None:
         by = self._fold(qualifier)
+        if self._dialect == "postgres" and by:
+            self._check_is_no_call(by, column)
         tables = self._aliases.get(by)
         if tables is None:
             if by and by in self._derived:
                 return
             tables = [table for tables in self._ruled.values() for table in tables]
-        elif self._dialect == "postgres":
-            for table in tables:
-                self._check_is_column(table, column)
         for table in tables:
             if self._may_have(table, column) and not self._names.allows_column(table, column, self._homes):
                 shown = f"{table}.{column}"[:120]
@@ -246,6 +261,26 @@ class Judge:
             whole = self._aliases.get(self._fold(column), ())
             if any(str(table) in self._ruled for table in whole):
                 raise refusal("sql.column", f"{column[:80]!r} is a whole row", "name its columns", subject=column)
+
+    def _check_is_no_call(self, by: str, column: str) -> None:
+        """Refuse x.function, which PostgreSQL reads as function(x) where x has no such column.
+
+        Where x is a function that stands as a table, x is a single value, and any function at all takes it. Rows of
+        subqueries are taken only by functions that compute.
+        """
+        for table in self._aliases.get(by, ()):
+            self._check_is_column(table, column)
+        known = self._functions.get(by)
+        if (known is not None and column not in known) or (known is None and not self._is_named(by)):
+            raise refusal(
+                "sql.no-column",
+                f"there is no column {f'{by}.{column}'[:120]!r}",
+                "give what stands in FROM a name, and a function's columns too: AS x(a)",
+                subject=f"{by}.{column}"[:120],
+            )
+
+    def _is_named(self, by: str) -> bool:
+        return by in self._aliases or by in self._derived
 
     def _check_is_column(self, table: TableName, column: str) -> None:
         """Refuse table.function, which PostgreSQL reads as function(table) where there is no such column."""
@@ -290,12 +325,12 @@ class Judge:
                         subject=str(table),
                     )
 
-    def _columns_of(self, table: TableName) -> str:
+    def _columns_of(self, table: TableName, verb: str = "name") -> str:
         for relation in (self._relations or _UNKNOWN).values():
             if relation.name == table:
                 named = [c for c in relation.columns if self._names.allows_column(table, c, self._homes)]
-                return "name the columns: " + ", ".join(named[:40])
-        return "name the columns"
+                return f"{verb} the columns: " + ", ".join(named[:40])
+        return f"{verb} the columns"
 
     def _sources(self, star: exp.Expr) -> Iterator[TableName]:
         """The real tables in the FROM that a '*' stands for, not those within its subqueries."""
@@ -312,10 +347,10 @@ class Judge:
             elif isinstance(part, exp.Table) and id(part) in mine:
                 yield mine[id(part)]
                 stack.append(part.args.get("joins") or [])
+            elif isinstance(part, exp.Subquery):
+                stack += [part.this, part.args.get("joins") or []]
             elif isinstance(part, exp.Expr) and not isinstance(part, exp.Query):
                 stack += list(part.args.values())
-            elif isinstance(part, exp.Subquery) and not isinstance(part.this, exp.Query):
-                stack += [part.this, part.args.get("joins") or []]
 
     # -- writes ----------------------------------------------------------------------------------------------------
 
@@ -341,9 +376,17 @@ class Judge:
         name = next((name for table, name in self._real if table is target), None)
         if name is None:
             raise refusal("sql.write", "what it writes to is no table", "name a table")
-        if not self._writable(self.scope.tables[name], kind):
+        actual = self.scope.tables[name]
+        if not self._writable(actual, kind):
             way_out = f"let SqlPolicy(writes={{{str(name)[:80]!r}: [{kind!r}]}}) allow it"
             raise refusal("sql.write", f"{kind} on {str(name)[:80]!r} is not allowed", way_out, subject=str(name))
+        for called in _OF_WRITES:
+            self._aliases.setdefault(called, []).extend(self._aliases[self._fold(target.alias or target.name)])
+        lists = isinstance(node.this, exp.Schema) or node.args.get("default")
+        if isinstance(node, exp.Insert) and not lists and str(actual) in self._ruled:
+            raise refusal(
+                "sql.column", f"not all columns of {str(name)[:80]!r} may be written", self._columns_of(actual, "list")
+            )
         if kind != "insert" and not guarded:
             where = node.args.get("where")
             if where is None or where.find(exp.Column) is None:

@@ -43,11 +43,11 @@ _QUERY: Final = _named(
     And Or Not EQ NEQ GT GTE LT LTE Is In Between Like ILike SimilarTo Escape Glob Match RegexpLike RegexpILike
     NullSafeEQ NullSafeNEQ Add Sub Mul Div Mod IntDiv Pow Neg DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot
     BitwiseLeftShift BitwiseRightShift Any All Exists Bracket Slice AtTimeZone Collate IgnoreNulls RespectNulls Kwarg
-    JSONPath JSONPathRoot JSONPathKey JSONPathSubscript
+    JSONKeyValue JSONPath JSONPathRoot JSONPathKey JSONPathSubscript
     """
 )
 _WRITING: Final = _named("Insert Update Delete Schema Returning OnConflict")
-_NAMERS: Final = _named("Column Table TableAlias Alias Join Schema Window OnConflict Collate Placeholder")
+_NAMERS: Final = _named("Column Table TableAlias Alias Join Schema Window OnConflict Collate Placeholder Unnest")
 """What an identifier may be part of; elsewhere a name would be read by the database, and by no check."""
 _ARGUMENTS: Final[dict[type, frozenset[str]]] = {
     exp.Select: frozenset(
@@ -73,6 +73,10 @@ _TYPES: Final = frozenset(
     if hasattr(exp.DType, name)
 )
 """Types that a value may be cast to. Those that look something up (regclass) or read XML are not among them."""
+_SQLITE_TYPES: Final = frozenset(
+    getattr(exp.DType, name) for name in "SMALLINT INT BIGINT FLOAT DOUBLE TEXT VARCHAR CHAR".split()
+)
+"""Those that are rendered for SQLite as what they mean: NUMERIC would become REAL, and DATE a function."""
 
 
 WAY_OUT: Final = {
@@ -138,7 +142,7 @@ def _parse(sql: str, dialect: str, max_depth: int, writes: bool) -> tuple[exp.Ex
         plain = [token for token in tokens if token.token_type == TokenType.PLACEHOLDER] if dialect == "sqlite" else []
         if plain:  # numbered where they stand: a tree does not keep their order
             return _parse(_numbered(sql, plain), dialect, max_depth, writes)
-        _judge_tokens(tokens, sql, max_depth, writes)
+        _judge_tokens(tokens, sql, dialect, max_depth, writes)
         statements = [tree for tree in _parser(known, len(tokens)).parse(tokens, sql) if tree is not None]
     except SqlglotError as error:
         problems = getattr(error, "errors", None) or [{}]
@@ -193,7 +197,7 @@ _STEPS: Final = 25
 _AT_PLACE: Final = "toolpost_place_"
 
 
-def _judge_tokens(tokens: Sequence[Token], sql: str, max_depth: int, writes: bool) -> None:
+def _judge_tokens(tokens: Sequence[Token], sql: str, dialect: str, max_depth: int, writes: bool) -> None:
     """Refuse what a parser should not even see: too much, too deep, or no query."""
     if not tokens:
         raise refusal("sql.statements", "it holds no statement", "send one SELECT")
@@ -215,6 +219,8 @@ def _judge_tokens(tokens: Sequence[Token], sql: str, max_depth: int, writes: boo
         runs_on = before is not None and before.token_type == TokenType.NUMBER and token.start == before.end + 1
         if runs_on and (sql[token.start].isalnum() or sql[token.start] == "_"):
             raise refusal("sql.literal", "a number runs into a word", "write plain numbers and separate words")
+        if token.token_type == TokenType.L_PAREN and dialect == "sqlite" and before and before.text.lower() == "mod":
+            raise refusal("sql.function", "mod would be rendered as %, which leaves fractions out", "write %")
         if any(comment.lstrip()[:1] in ("+", "!") for comment in token.comments):
             raise refusal("sql.hint", "it holds a comment that databases act on", "leave hints out")
 
@@ -271,9 +277,9 @@ def _not_allowed(node: exp.Expr) -> Exception:
 
 def _judge_type(node: exp.Expr, dialect: str) -> None:
     if (
-        node.this not in _TYPES
+        node.this not in (_SQLITE_TYPES if dialect == "sqlite" else _TYPES)
         or node.args.get("kind") is not None
-        or (dialect == "sqlite" and node.args.get("nested"))
+        or (dialect == "sqlite" and (node.args.get("nested") or node.expressions))
     ):
         shown = getattr(node.this, "value", node.this)
         raise refusal("sql.type", f"a cast to {str(shown)[:40]} is not allowed", "cast to a plain type such as text")

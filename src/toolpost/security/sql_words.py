@@ -23,7 +23,9 @@ _COMMON: Final = """
 _WORDS: Final = {
     "sqlite": frozenset(
         (
-            _COMMON + "glob match regexp isnull notnull text integer int real numeric double precision varchar char"
+            _COMMON
+            + "glob match regexp isnull notnull nocase binary "
+            + "text integer int real numeric double precision varchar char"
         ).split()
     ),
     "postgres": frozenset(
@@ -85,7 +87,7 @@ FUNCTIONS: Final = {
     grouping
     cbrt trunc div cot sinh cosh tanh greatest least width_bucket gcd lcm
     initcap char_length character_length octet_length bit_length btrim left right translate position strpos split_part
-    reverse ascii chr md5 starts_with to_char to_number to_date to_timestamp to_hex lpad rpad overlay
+    reverse ascii chr md5 starts_with to_char to_number to_date to_timestamp lpad rpad overlay
     regexp_replace regexp_match regexp_matches regexp_split_to_array regexp_split_to_table regexp_count regexp_like
     regexp_substr regexp_instr string_to_array array_to_string encode
     now date_trunc date_part extract age make_date make_time make_timestamp make_interval justify_days justify_hours
