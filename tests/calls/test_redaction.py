@@ -30,8 +30,31 @@ SECRETS = st.text(st.sampled_from("abcXYZ0189-_./+=%&<>\"'\\ :@é€😀\n"), mi
     lambda s: len(s.strip()) >= 6 and len(set(s)) > 3
 )
 
-# Signs that begin an escape make one with the start of what follows them, to whoever reads it by the rules.
-BEFORE = st.text(st.characters(exclude_characters="%\\&", exclude_categories=("Cs",)), max_size=30)
+# What begins an escape makes one with the start of what follows it, to whoever reads by the rules.
+SIGNS = [
+    "%",
+    "%0",
+    "\\",
+    "\\\\",
+    "\\x",
+    "\\x0",
+    "\\u",
+    "\\u00",
+    "\\U000",
+    "&",
+    "&#",
+    "&#x",
+    "&l",
+    "%25",
+    "&amp;",
+    "\\u005c",
+    "\0",
+]
+BEFORE = st.builds(
+    "{}{}".format,
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=30),
+    st.lists(st.sampled_from(SIGNS), max_size=3).map("".join),
+)
 
 
 def knowing(*secrets):
@@ -60,6 +83,21 @@ def test_a_secret_is_hidden_in_each_encoding(name):
 @example("&amp;&lt;&gt;", "HTML", "", "")
 @example("a+b c%20d", "form", "", "")
 @example("a\\zb%41c-12", "JSON in a URL", "", "")
+@example("00018<", "HTML", "%", "")
+@example("00018<", "percent", "%", "")
+@example("00018<", "percent, twice", "%25", "")
+@example("😀00018", "JSON", "\\", "")
+@example("é00018", "\\x", "\\", "")
+@example("9b€😀>+", "percent", "\\x0", "")
+@example("b<=😀\n8", "form", "\\u000", "")
+@example("8 \\b_- '", "form", " -%0", "")
+@example("Y\\&c+a", "\\x", "\\\\\\", "")
+@example("\nabcde", "JSON", "\\", "")
+@example("lt;ab<c", "HTML", "&", "")
+@example('u0041b"c', "JSON", "\\", "")
+@example('001\\<"', "percent, twice", "Z%", "")
+@example('1"+😀€\\', "percent, twice", "&Y%0", "")
+@example("ab/cdé>?>", "base64 in a URL", "%", "")
 def test_no_encoding_of_any_secret_gets_through(secret, name, before, after):
     text = before + ENCODINGS[name](secret) + after
 
@@ -220,6 +258,28 @@ def test_a_beginning_at_the_end_of_what_was_cut_is_hidden():
     assert redactor.text("said canary-that") == "said canary-that"
     assert redactor.text("said cana", cut=True) == "said cana"
     assert redactor.text("said canary-that", cut=True, given=lambda text: text == "canary-that") == "said canary-that"
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_beginning_in_an_encoding_is_hidden_too(name):
+    secret = 'canary/"é+17" of_what & was cut'
+    encoded = ENCODINGS[name](secret)
+    redactor = knowing(secret)
+
+    for size in range(len(encoded) // 2 + 10, len(encoded)):
+        shown = redactor.text(f"said {encoded[:size]}", cut=True)
+
+        assert shown.startswith("said ")
+        assert HIDDEN in shown
+        assert encoded[len(encoded) // 2 - 8 : len(encoded) // 2 + 8] not in shown
+
+
+def test_whoever_gave_a_beginning_is_not_told_that_it_is_one_in_an_encoding_either():
+    redactor = knowing("canary/that/is long")
+    text = "said canary%2Fthat%2Fis"
+
+    assert redactor.text(text, cut=True) == f"said {HIDDEN}"
+    assert redactor.text(text, cut=True, given=lambda text: text == "canary/that/is") == text
 
 
 def test_numbers_keys_and_other_containers_are_looked_into():
@@ -490,8 +550,17 @@ def test_a_megabyte_is_looked_through_for_fifty_secrets_in_well_under_a_second()
 
 @pytest.mark.parametrize(
     "text",
-    ["%" * 100_000, "\\" * 100_000, "&#" * 50_000, "a" * 100_000, "%25" * 33_000, "\\u" * 50_000, "ab\n" * 33_000],
-    ids=["percent", "backslash", "reference", "run", "nested", "unicode", "lines"],
+    [
+        "%" * 100_000,
+        "\\" * 100_000,
+        "&#" * 50_000,
+        "a" * 100_000,
+        "%25" * 33_000,
+        "\\u" * 50_000,
+        "ab\n" * 33_000,
+        "%ca" * 33_000,
+    ],
+    ids=["percent", "backslash", "reference", "run", "nested", "unicode", "lines", "beginnings"],
 )
 def test_no_text_makes_it_slow(text):
     redactor = knowing("canary-slow/1", "aaaaaaaaab")

@@ -37,6 +37,9 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "ascii": ascii,
     "repr of bytes": lambda s: repr(s.encode()),
     "\\x": lambda s: "".join(f"\\x{b:02x}" for b in s.encode()),
+    "octal": lambda s: "".join(f"\\{b:03o}" for b in s.encode()),
+    "SQL": lambda s: s.replace("'", "''"),
+    "CSV": lambda s: s.replace('"', '""'),
     "UTF-16 as Latin-1": lambda s: s.encode("utf-16-le").decode("latin-1"),
     "UTF-8 as Latin-1": lambda s: s.encode().decode("latin-1"),
 }

@@ -15,9 +15,11 @@ ROUNDS: Final = 4
 """How many escapes may lie over each other: JSON in a URL in HTML in JSON."""
 
 _PERCENT: Final = r"(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2})*"
-_BACKSLASH: Final = (
-    r"(?<=\\)(?:u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*|x[0-9A-Fa-f]{2}(?:\\x[0-9A-Fa-f]{2})*|U[0-9A-Fa-f]{8}|[^\r\n])"
+_NUMBERED: Final = (
+    r"u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*|x[0-9A-Fa-f]{2}(?:\\x[0-9A-Fa-f]{2})*|U[0-9A-Fa-f]{8}"
+    r"|[0-3][0-7]{2}(?:\\[0-3][0-7]{2})*"
 )
+_BACKSLASH: Final = rf"(?<=\\)(?:{_NUMBERED}|[^\r\n])"
 _REFERENCE: Final = r"(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
 
 # Each begins with one character, or with one set of them, which is what re finds fast.
@@ -25,8 +27,15 @@ ANY: Final = re.compile(rf"[%\\&\0](?:{_PERCENT}|{_BACKSLASH}|{_REFERENCE}|(?<=\
 """All kinds of escapes at once."""
 EACH: Final = tuple(map(re.compile, (f"%{_PERCENT}", rf"\\{_BACKSLASH}", f"&{_REFERENCE}", "\0+")))
 """One kind alone: for secrets that hold what would be an escape of another kind."""
+NUMBERED: Final = re.compile(rf"[%\\&\0](?:{_PERCENT}|(?<=\\)(?:{_NUMBERED})|{_REFERENCE}|(?<=\0)\0*)")
+"""All but a backslash before one character, which may as well be a lone one before something else."""
+_BACKSLASHES: Final = re.compile(r"\\{2,}(?=\\)")
+"""All but the last of three or more: one stays for what is written, one for what it may escape."""
 
 _CONTROLS: Final = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v", r"\0": "\0"}
+
+_REFERENCES: Final = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'"}
+_LETTERS: Final = {control: escape[1] for escape, control in _CONTROLS.items()}
 
 
 def has_escapes(text: str) -> bool:
@@ -60,6 +69,41 @@ def undone_at(text: str, starts: Sequence[int], kind: re.Pattern[str] = ANY) -> 
     return None if plain == text else (plain, at)
 
 
+def loosened(text: str) -> str | None:
+    """text with one layer of its NUMBERED escapes undone, however many backslashes stand before one of them."""
+    if not has_escapes(text):
+        return None
+    few = _BACKSLASHES.sub(r"\\", text) if "\\\\\\" in text else text
+    plain = NUMBERED.sub(_plain, few)
+    return None if plain == text else plain
+
+
+def loosened_at(text: str, starts: Sequence[int]) -> tuple[str, list[int]] | None:
+    """loosened, with where each character stood."""
+    few = undone_at(text, starts, _BACKSLASHES) or (text, list(starts))
+    return undone_at(*few, NUMBERED) or (few if few[0] != text else None)
+
+
+def bare(text: str) -> str:
+    """text without backslashes: the same, whichever of them escape and whichever are escaped."""
+    return text.replace("\\", "")
+
+
+def bare_at(text: str, starts: Sequence[int]) -> tuple[str, Sequence[int]]:
+    """bare, with where each character stood."""
+    if "\\" not in text:
+        return text, starts
+    at = [start for character, start in zip(text, starts, strict=False) if character != "\\"]
+    return bare(text), [*at, starts[len(text)]]
+
+
+def bare_forms(text: str) -> Iterator[str]:
+    """What a text may be bare: \\n without its backslash is a letter, so is the control character it stands for."""
+    yield bare(text)
+    for escaped in ("\n\t\r", "\n\t\r\b\f", "\n\t\r\b\f\v"):  # Python's repr, JSON, C
+        yield bare(text.translate({ord(c): _LETTERS[c] for c in escaped}))
+
+
 def around(text: str, kind: re.Pattern[str], reach: int) -> str:
     """What lies within reach of escapes: where there are few of them, a small part of a long text."""
     if len(text) < 8 * reach:
@@ -79,6 +123,16 @@ def _plain(found: re.Match[str]) -> str:
     escape = found[0]
     if len(escape) == 2 and escape[0] == "\\":  # by far the most frequent
         return _CONTROLS.get(escape, escape[1])
+    if len(escape) == 6 and escape.startswith("\\u"):
+        return chr(int(escape[2:], 16))
+    if escape[0] == "%":
+        raw = bytes.fromhex(escape.replace("%", ""))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            pass  # one by one
+    if escape[0] == "&":
+        return _REFERENCES.get(escape) or html.unescape(escape)
     return "".join(character for character, _ in _characters(escape))
 
 
@@ -96,6 +150,8 @@ def _characters(escape: str) -> Iterator[tuple[str, int]]:
         yield from _of_bytes(bytes.fromhex(escape.replace("\\x", "")), 4)
     elif second == "u" and len(escape) >= 6:
         yield from _of_units([int(escape[at + 2 : at + 6], 16) for at in range(0, len(escape), 6)])
+    elif second in "0123" and len(escape) >= 4:
+        yield from _of_bytes(bytes(int(octal, 8) for octal in escape[1:].split("\\")), 4)
     elif second == "U" and len(escape) == 10:
         code = int(escape[2:], 16)
         yield chr(code) if code < 0x110000 else "\ufffd", 0
@@ -125,4 +181,17 @@ def _of_units(units: Sequence[int]) -> Iterator[tuple[str, int]]:
             at += 1
 
 
-__all__ = ["ANY", "EACH", "ROUNDS", "around", "has_escapes", "undone", "undone_at"]
+__all__ = [
+    "ANY",
+    "EACH",
+    "ROUNDS",
+    "around",
+    "bare",
+    "bare_at",
+    "bare_forms",
+    "has_escapes",
+    "loosened",
+    "loosened_at",
+    "undone",
+    "undone_at",
+]

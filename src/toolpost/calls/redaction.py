@@ -172,8 +172,10 @@ class Redactor:
         finder = self._found()
         if finder.shows(text):
             text = _hidden(finder, text)
-        if cut and (size := finder.begins(text)) and not (given is not None and given(text[-size:])):
-            text = text[:-size] + HIDDEN
+        if cut:
+            size, beginning = finder.begins(text)
+            if size and not (given is not None and (given(text[-size:]) or given(beginning))):
+                text = text[:-size] + HIDDEN
         return text
 
     def value(self, value: Any) -> Any:
