@@ -4,6 +4,7 @@ An input that breaks a promise is written to build/fuzz/, and the run ends with 
 """
 
 import argparse
+import logging
 import os
 import random
 import subprocess
@@ -12,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz.targets import MAX_BYTES, PINNED, Target, mutated
+from tests.fuzz.targets import LOUD, MAX_BYTES, PINNED, Target, mutated
 
 ROOT = Path(__file__).parent.parent.parent
 FOUND = ROOT / "build" / "fuzz"
@@ -52,6 +53,8 @@ def main() -> int:
 
 def one(name: str, seconds: float) -> int:
     """One target, here."""
+    for logger in LOUD:
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         import atheris
     except ImportError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from toolpost.runners.sql_authorizer import HOMES, Authorizer
 from toolpost.security.sql import Checked, Relation, TableName, bind
 from toolpost.security.sql_words import judge_words
 
-logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 POLICY = SqlPolicy(
     tables={"items": None, "people": ("id", "name"), "orders": None},
     deny_tables=["secrets"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -16,7 +15,6 @@ from toolpost.security.egress_addresses import block_of
 from toolpost.security.egress_transport import guarded_transport
 from toolpost.security.egress_urls import DEFAULT_PORTS, Target, literal, read_url
 
-logging.getLogger("toolpost.egress").setLevel(logging.CRITICAL)
 REACH = EgressGuard(ports=tuple(range(1, 65536))).reach()
 TRANSPORT = guarded_transport(REACH)
 SLOW_S = 0.25

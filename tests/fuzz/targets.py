@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 PINNED = HERE / "pinned"
+LOUD = ("toolpost.egress", "sqlglot")
+"""Loggers that say something of nearly every input. A target leaves them be: it is imported beside other tests."""
 
 
 class Target(NamedTuple):

@@ -446,6 +446,21 @@ async def test_what_cannot_be_audited_is_refused_and_nothing_runs(caplog: pytest
     assert "hunter2" not in caplog.text + str(first.to_dict())
 
 
+def test_calls_that_are_refused_while_it_is_away_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolpost.telemetry.audit_writer.MOST_ROWS", 5)
+    monkeypatch.setattr("toolpost.telemetry.audit_writer.CLOSE_S", 0.1)
+    url = "postgresql://nobody:hunter2@127.0.0.1:1/none"
+    with audited(add, audit="required", records_url=url) as executor:
+        log = executor._guards.audit
+        assert log is not None
+        for _ in range(50):
+            assert not executor.execute_sync(create_tool_call("Shop.Add", {"a": 1})).success
+        waiting, lost = log.waiting, log.lost
+
+    assert waiting <= 7  # with the row about the losses before the first try, and those since
+    assert lost >= 44
+
+
 @pytest.mark.timeout(120)
 async def test_after_an_outage_required_calls_run_again_and_all_ends_are_told(own_postgres: Postgres) -> None:
     gate = asyncio.Event()

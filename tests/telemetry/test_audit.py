@@ -285,6 +285,25 @@ def test_a_secret_that_is_known_is_in_no_row_wherever_it_comes_in(place: str, mo
     assert CANARY[:8].encode() not in bodies
 
 
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("place", ["call", "task", "user_id", "tenant", "session_id", "scopes", "roles"])
+def test_what_looks_like_a_key_is_in_no_row_though_it_is_an_id(place: str, cut: bool) -> None:
+    key, records = "ghp_" + "a1B2" * 9, MemoryRecords()
+    text = "x" * 150 + " " + key if cut else key
+    given = {place: frozenset([text]) if place in ("scopes", "roles") else text}
+    call, task = given.pop("call", "c1"), given.pop("task", None)
+    caller = Caller(**given)  # type: ignore[arg-type]
+    with closing(AuditLog(records)) as log:
+        log.begin(FACE, str(call), caller, task, {})  # type: ignore[arg-type]
+        log.observe(ended(str(call), task_id=task, user_id=caller.user_id, session_id=caller.session_id))
+        log.refused(str(call), "T", PermissionDeniedError("no"), caller, task)  # type: ignore[arg-type]
+        log.flush()
+
+    bodies = b"\n".join(row.body for row in records.audit_rows())
+    assert b"ghp_" not in bodies
+    assert b"[hidden]" in bodies
+
+
 # How rows get into the store.
 
 
@@ -526,6 +545,28 @@ def test_rows_beyond_what_is_kept_are_counted_said_and_told(
     report = operations(records).verify()
     assert (report.ok, report.lost) == (True, 30)
     records.close()
+
+
+@pytest.mark.parametrize(("most", "bytes_each"), [(20, 0), (10_000, 5000)], ids=["rows", "bytes"])
+def test_rows_that_wait_are_bounded_by_their_number_and_their_bytes(
+    monkeypatch: pytest.MonkeyPatch, most: int, bytes_each: int
+) -> None:
+    monkeypatch.setattr(audit_writer, "MOST_ROWS", most)
+    monkeypatch.setattr(audit_writer, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(audit_writer, "CLOSE_S", 0.1)
+    log = AuditLog(PostgresRecords("postgresql://nobody@127.0.0.1:1/none"), values="redacted")
+    log.note("first")
+    until(lambda: log.problem is not None)
+
+    for number in range(100):
+        log.begin(FACE, f"c{number}", ANN, None, {f"a{part}": "x" * 200 for part in range(bytes_each // 200)})
+
+    assert log.lost >= 80
+    for _ in range(4):  # further tries, each with further losses
+        log._writer._take()
+        log.begin(FACE, "more", ANN, None, {"a": "x" * bytes_each})
+    assert log.waiting <= 21
+    log.close()
 
 
 def test_what_cannot_be_written_by_the_end_is_told_in_the_programs_log(

@@ -1,7 +1,9 @@
 """toolpost audit: what it finds, shows, exports and puts away, and its exit codes."""
 
+import base64
 import csv
 import io
+import json
 import os
 import re
 import sqlite3
@@ -17,10 +19,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from toolpost.calls.call import Caller
+from toolpost.calls.errors import StoreUnavailableError
 from toolpost.calls.events import CallFinished
+from toolpost.engine.audit_operations import AuditOperations
 from toolpost.stores import open_records
+from toolpost.stores.sql_documents import SqlDocuments
+from toolpost.telemetry import audit_files
 from toolpost.telemetry.audit import AuditLog
-from toolpost.telemetry.audit_files import COLUMNS, rows_in
+from toolpost.telemetry.audit_files import COLUMNS, row_line, rows_in
 from toolpost.telemetry.audit_keys import audit_key
 from toolpost.telemetry.audit_rows import Face
 from toolpost.testing import FakeClock
@@ -229,6 +235,44 @@ def test_new_rows_are_followed(log: str) -> None:
     ]
 
 
+def followed(monkeypatch: pytest.MonkeyPatch, *arguments: str, sleeps: int = 0) -> Result:
+    """tail -f from the first row on, until it has slept so often."""
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) > sleeps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr(AuditOperations, "newest", lambda *_: [])
+    return invoke("tail", "-f", *arguments)
+
+
+def test_rows_that_nobody_asked_for_are_passed_without_a_pause(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolpost.engine.audit_operations.PAGE", 3)
+
+    result = followed(monkeypatch, "--call", "c9")
+
+    assert [line.split()[2] for line in result.stdout.splitlines()] == ["start", "finish"]
+
+
+def test_following_waits_for_a_store_that_is_away(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    since, times = AuditOperations.since, []
+
+    def now_and_then(*given: Any) -> Any:
+        times.append(1)
+        if len(times) < 4:
+            raise StoreUnavailableError("the store is away")
+        return since(*given)
+
+    monkeypatch.setattr(AuditOperations, "since", now_and_then)
+    result = followed(monkeypatch, "--call", "c9", sleeps=3)
+
+    assert result.stderr.count("the store is away; waiting until it is back") == 1
+    assert len(result.stdout.splitlines()) == 2
+
+
 # export
 
 
@@ -246,6 +290,15 @@ def lines_of(path: str) -> list[bytes]:
     return Path(path).read_bytes().splitlines(keepends=True)
 
 
+def hidden(lines: list[bytes], seq: int) -> list[bytes]:
+    """Lines without a row, where the next says what it is linked to as in a choice of rows, and the last fits."""
+    before, behind = orjson.loads(lines[seq]), orjson.loads(lines[seq + 1])
+    last = orjson.loads(lines[-1])
+    told = orjson.dumps({**behind, "before": before["hash"]}) + b"\n"
+    end = orjson.dumps({**last, "rows": last["rows"] - 1}) + b"\n"
+    return [*lines[:seq], told, *lines[seq + 2 : -1], end]
+
+
 @pytest.mark.parametrize(
     ("edit", "found"),
     [
@@ -255,8 +308,9 @@ def lines_of(path: str) -> list[bytes]:
         (lambda lines: lines[:-1], [("truncated", 22)]),
         (lambda lines: lines[:-2], [("truncated", 21)]),
         (lambda lines: [lines[0], *lines[2:]], [("missing", 1), ("truncated", 22)]),
+        (lambda lines: hidden(lines, 6), [("missing", 6)]),
     ],
-    ids=["altered", "deleted", "swapped", "no last line", "cut off", "without its first row"],
+    ids=["altered", "deleted", "swapped", "no last line", "cut off", "without its first row", "deleted as by a choice"],
 )
 def test_a_file_that_was_changed_is_found_out(log: str, edit: Any, found: Any) -> None:
     invoke("export", "-o", "out.jsonl")
@@ -266,6 +320,51 @@ def test_a_file_that_was_changed_is_found_out(log: str, edit: Any, found: Any) -
 
     findings = [(finding["what"], finding["seq"]) for finding in told["findings"]]
     assert findings if found is None else findings == found
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda line: line.replace(b'"row":{', b'"row":{"user":"eve","user":"ann",'),
+        lambda line: line.replace(b'{"seq":', b'{"seq":900,"seq":'),
+        lambda line: line.replace(b'"seq":6', b'"seq":6.7'),
+        lambda line: line.replace(b'{"seq":', b'{"user":"eve","seq":'),
+        lambda line: orjson.dumps(orjson.loads(line) | {"raw": raw_of(line), "row": {"user": "eve"}}) + b"\n",
+        lambda line: line + line.replace(b'{"seq":', b'{"end_seq":1,"seq":').replace(b'"ann"', b'"eve"'),
+        lambda line: line + b'{"end_seq":1,"end_hash":"00","rows":1}\n',
+    ],
+    ids=["name twice", "number twice", "no whole number", "more", "raw and row", "row as an end", "end in the middle"],
+)
+def test_a_line_that_other_readers_read_otherwise_is_refused(log: str, edit: Any) -> None:
+    invoke("export", "-o", "out.jsonl")
+    lines = lines_of("out.jsonl")
+    Path("out.jsonl").write_bytes(b"".join([*lines[:6], edit(lines[6]), *lines[7:]]))
+
+    result = invoke("verify", "--file", "out.jsonl")
+
+    assert result.exit_code == 2
+    assert re.search(r"line [78]", result.stderr)
+
+
+def raw_of(line: bytes) -> str:
+    return base64.b64encode(orjson.dumps(orjson.loads(line)["row"])).decode()
+
+
+def test_no_reader_takes_a_character_of_a_row_for_the_end_of_a_line(url: str) -> None:
+    write(url, 1, **{"a\u2028b\x85c\u2029": "d\u2028\ne\x85"})
+    invoke("export", "-o", "out.jsonl")
+    lines = Path("out.jsonl").read_text().splitlines()
+
+    assert [list(json.loads(line)) for line in lines[1:-1]] == [["seq", "hash", "row"]] * 4
+    assert json.loads(lines[2])["row"]["arguments"] == {"a\u2028b\x85c\u2029": "d\u2028\ne\x85"}
+    assert answer("verify", "--file", "out.jsonl")["ok"]
+
+
+def test_a_file_that_was_only_laid_out_anew_is_as_it_was(log: str) -> None:
+    invoke("export", "-o", "out.jsonl")
+    Path("out.jsonl").write_text("\r\n".join(json.dumps(orjson.loads(line)) for line in lines_of("out.jsonl")))
+
+    assert answer("verify", "--file", "out.jsonl")["ok"]
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "not JSON\n", '{"toolpost_audit":1,"start_seq":"x","start_hash":1}\n'])
@@ -280,11 +379,13 @@ def test_a_file_that_is_no_export_is_refused(url: str, text: str) -> None:
 
 def test_a_choice_of_rows_is_verified_row_by_row(log: str) -> None:
     invoke("export", "--user", "bob", "-o", "bob.jsonl")
-    kept = answer("verify", "--file", "bob.jsonl")
+    kept, said = answer("verify", "--file", "bob.jsonl"), invoke("verify", "--file", "bob.jsonl").output
     Path("bob.jsonl").write_bytes(Path("bob.jsonl").read_bytes().replace(b'"order":3', b'"order":4'))
     changed = answer("verify", "--file", "bob.jsonl", exit_code=1)
 
-    assert (kept["ok"], kept["rows"]) == (True, 10)
+    assert (kept["ok"], kept["rows"], kept["apart"]) == (True, 10, True)
+    assert not answer("verify")["apart"]
+    assert "a choice of rows" in said
     assert [(finding["what"], finding["seq"]) for finding in changed["findings"]] == [("altered", 8)]
 
 
@@ -301,7 +402,7 @@ def test_csv_has_every_row_and_no_formula(url: str) -> None:
     write(url, 1, **{"=cmd|' /C calc'!A0": '=HYPERLINK("http://evil")', "two": "a\nb\x00"})
     records = open_records(url)
     audit = AuditLog(records, key=audit_key(SECRET))
-    for user in ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1", "\uff1d1", "ann"):
+    for user in ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1", "\uff1d1", "\u200b\ufeff=1", "ann"):
         audit.note("k", user=user)
     audit.close()
     records.close()
@@ -309,9 +410,10 @@ def test_csv_has_every_row_and_no_formula(url: str) -> None:
     rows = list(csv.DictReader(io.StringIO(invoke("export", "--format", "csv").stdout)))
 
     assert list(rows[0]) == list(COLUMNS)
-    assert [row["seq"] for row in rows] == [str(number) for number in range(1, 16)]
+    assert [row["seq"] for row in rows] == [str(number) for number in range(1, 17)]
     users = [row["user"] for row in rows if row["kind"] == "k"]
-    assert users == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "' =1", "\\u0009=1", "\\u000d=1", "'\uff1d1", "ann"]
+    plain = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "' =1", "\\u0009=1", "\\u000d=1", "'\uff1d1"]
+    assert users == [*plain, "'\u200b\ufeff=1", "ann"]
     cells = [cell for row in rows for cell in row.values()]
     assert not [cell for cell in cells if cell.lstrip()[:1] in ("=", "+", "@") or "\n" in cell or "\x00" in cell]
 
@@ -341,6 +443,29 @@ def test_a_file_that_is_there_is_not_written_over(log: str) -> None:
     assert Path("there.jsonl").read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", [["export", "-o"], ["rotate", "--keep", "4", "--to"]])
+def test_a_disk_that_is_full_leaves_no_half_of_a_file_and_every_row(
+    url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("TOOL_EXECUTOR_RECORDS_URL", postgres_url)
+    write(postgres_url, 10)
+    program = [sys.executable, "-m", "toolpost", "audit", *command, "out.jsonl", "--no-toolbox"]
+    limit = f"import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{LIMITED}"
+
+    full = subprocess.run([sys.executable, "-c", limit, *program], capture_output=True, text=True, timeout=60)
+
+    assert full.returncode == 2
+    assert "out.jsonl: File too large" in full.stderr
+    assert not Path("out.jsonl").exists()
+    assert (answer("verify")["ok"], answer("verify")["first"]) == (True, 1)
+    assert invoke(*command, "out.jsonl").exit_code == 0
+    assert answer("verify", "--file", "out.jsonl")["ok"]
+
+
+LIMITED = "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); os.execv(sys.argv[1], sys.argv[1:])"
+"""Files beyond 2,000 bytes are refused, as by a disk that is full. The rows are in a server, which has no limit."""
+
+
 # rotate
 
 
@@ -355,6 +480,53 @@ def test_old_rows_go_into_a_file_and_the_chain_goes_on(log: str) -> None:
     assert (left["ok"], left["first"]) == (True, second["last"] + 1)
     assert (whole["ok"], whole["first"], whole["rows"]) == (True, 1, whole["last"])
     assert stat.S_IMODE(os.stat("one.jsonl").st_mode) == 0o600
+
+
+def test_a_file_of_a_rotation_whose_beginning_was_cut_off_is_found(log: str) -> None:
+    invoke("rotate", "--keep", "8", "--to", "one.jsonl")
+    invoke("rotate", "--keep", "4", "--to", "two.jsonl")
+    lines = lines_of("one.jsonl")
+    fifth, last = orjson.loads(lines[5]), orjson.loads(lines[-1])
+    head = orjson.loads(lines[0]) | {"start_seq": 5, "start_hash": fifth["hash"]}
+    end = last | {"rows": last["rows"] - 5}
+    Path("one.jsonl").write_bytes(b"\n".join([orjson.dumps(head), b"".join(lines[6:-1]) + orjson.dumps(end), b""]))
+
+    told = answer("verify", "--file", "one.jsonl", "--file", "two.jsonl", "--then-records", exit_code=1)
+    alone = invoke("verify", "--file", "one.jsonl")
+
+    assert [(finding["what"], finding["seq"]) for finding in told["findings"]] == [("start", 5)]
+    assert "one.jsonl begins with row 6" in told["findings"][0]["said"]
+    assert "rows before 6 were not looked at" in alone.output
+
+
+def test_no_row_goes_before_the_file_and_its_folder_are_synced(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fsync, rotate_audit = [], os.fsync, SqlDocuments.rotate_audit
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def taken(records: Any, through: int) -> Any:
+        done.append("rows")
+        return rotate_audit(records, through)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr(SqlDocuments, "rotate_audit", taken)
+    answer("rotate", "--keep", "8", "--to", "one.jsonl")
+
+    assert done == ["file", "folder", "rows"]
+
+
+def test_a_file_that_does_not_hold_what_was_written_takes_no_row(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for a disk that fails: what is written into the file is another row than was given."""
+    monkeypatch.setattr(audit_files, "row_line", lambda row: row_line(row._replace(hash=bytes(32))))
+
+    result = invoke("rotate", "--keep", "8", "--to", "one.jsonl")
+
+    assert result.exit_code == 2
+    assert "does not hold what was written into it" in result.stderr
+    assert not Path("one.jsonl").exists()
+    assert answer("verify")["first"] == 1
 
 
 def test_files_are_verified_in_their_order_and_none_may_be_missing(log: str) -> None:

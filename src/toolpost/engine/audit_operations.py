@@ -14,7 +14,7 @@ from toolpost.calls.errors import ConfigurationError, StoreUnavailableError
 from toolpost.stores import Answer, AuditHead, AuditRow, Pending, Records
 from toolpost.stores.documents import GENESIS
 from toolpost.telemetry.audit import AuditLog
-from toolpost.telemetry.audit_files import Format, contents_of, rows_in, write_jsonl, write_rows
+from toolpost.telemetry.audit_files import Format, contents_of, new_file, rows_in, write_jsonl, write_rows
 from toolpost.telemetry.audit_keys import AuditKey
 from toolpost.telemetry.audit_verify import Anchor, Finding, Linked, Report, Row, Start, Verifier, said_by
 
@@ -112,7 +112,8 @@ class AuditOperations:
         if moved:
             said = f"the head says that the rows up to {before.start_seq} were rotated, and they are there"
             report.findings.append(Finding(before.start_seq, "head", "", said))
-        _judge_files(report, files)
+        for path, one in zip(files, contents, strict=True):
+            verifier.judge_file(str(path), one.start, one.end, complete=one.complete)
         return report
 
     # -- to be looked at ----------------------------------------------------------------------------------------------
@@ -155,6 +156,15 @@ class AuditOperations:
         start = Start(head.start_seq, head.start_hash)
         rows = self.rows() if only.all else self._chosen(start, only)
         return write_rows(file, format, start, rows, apart=not only.all)
+
+    def export_to(self, path: Path, format: Format, only: Only = _EVERY) -> int:
+        """Write rows into a new file, which only its owner may read and is removed if that fails; or a pipe, a device.
+
+        Raises OSError, FileExistsError where there is a file.
+        """
+        special = path.exists() and not path.is_file()
+        with path.open("wb") if special else new_file(path) as file:
+            return self.export(file, format, only)
 
     def _chosen(self, start: Start, only: Only) -> Iterator[Linked]:
         before = start.hash
@@ -238,16 +248,9 @@ def verify_files(files: Sequence[Path], keys: Mapping[str, bytes], anchors: Sequ
 
     verifier = Verifier(keys, anchors)
     report = verifier.verify(source, contents[0].start, rotated=False, apart=contents[0].apart)
-    _judge_files(report, files)
+    for path, one in zip(files, contents, strict=True):
+        verifier.judge_file(str(path), one.start, one.end, complete=one.complete)
     return report
-
-
-def _judge_files(report: Report, files: Sequence[Path]) -> None:
-    for path in files:
-        contents = contents_of(path)
-        if not contents.complete:
-            said = f"{path} ends without the line that says so: its end was cut off, or lines of it were changed"
-            report.findings.append(Finding(contents.end.seq, "truncated", "", said))
 
 
 def _sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from toolpost.engine.settings import ExecutorConfig
 from toolpost.security.api_keys import ApiKeys
 from toolpost.security.egress import EgressGuard
 from toolpost.security.issuers import JwtIssuer
+from toolpost.security.noting import Audit, no_audit
 from toolpost.security.tokens import Authenticator
 from toolpost.stores import Records
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from toolpost.security.jwt import JwtVerifier
 
 
-def authenticator_of(config: ExecutorConfig, records: Records, clock: Clock, egress: EgressGuard) -> Authenticator:
+def authenticator_of(
+    config: ExecutorConfig, records: Records, clock: Clock, egress: EgressGuard, audit: Audit = no_audit
+) -> Authenticator:
     """The authenticator; what JWTs need is loaded when the first one comes."""
     issuer = issuer_of(config)
     if issuer is None:
-        return Authenticator(ApiKeys(records, clock))
+        return Authenticator(ApiKeys(records, clock, audit))
 
     def verifier() -> JwtVerifier:
         from toolpost.security.jwt import JwtVerifier
@@ -30,7 +33,7 @@ def authenticator_of(config: ExecutorConfig, records: Records, clock: Clock, egr
         urls = [issuer.url] if issuer.jwks_url is None else [issuer.jwks_url]
         return JwtVerifier((issuer,), guarded_fetch(egress, *urls), clock)
 
-    return Authenticator(ApiKeys(records, clock), verifier)
+    return Authenticator(ApiKeys(records, clock, audit), verifier)
 
 
 def issuer_of(config: ExecutorConfig) -> JwtIssuer | None:

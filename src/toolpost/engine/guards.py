@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,10 @@ class Guards:
         self._follow_egress(config)
         self._follow_oauth(config)
 
+    def audit_log(self) -> AuditLog | None:
+        """The audit log of now."""
+        return self.audit
+
     def close(self) -> None:
         """Write what is still to be written, and let go of connections."""
         self._auditing.close()
@@ -86,7 +90,9 @@ class Guards:
         """Who comes with a key or a token: by the settings jwt_..., and by the API keys in records."""
         made = self._authenticator
         if made is None:
-            made = self._authenticator = authenticator_of(self._config, self._stores.records, self._clock, self.egress)
+            made = self._authenticator = authenticator_of(
+                self._config, self._stores.records, self._clock, self.egress, self.audit_log
+            )
         return made
 
     # -- where to -----------------------------------------------------------------------------------------------------
@@ -144,6 +150,7 @@ class Guards:
                 manager.share_key_of(self.oauth)
         if manager is not None:
             manager.hide_by(self.redactor)
+            manager.audit_by(self.audit_log)
         self.oauth = manager
         self._oauth_asked = (asked, records, egress)
 
@@ -156,7 +163,7 @@ class Guards:
     def _follow_approvals(self, config: ExecutorConfig) -> None:
         records = self._stores.records
         if self.approvals is None or self.approvals.records is not records:
-            before, self.approvals = self.approvals, Approvals(records, self._clock, self.redactor, lambda: self.audit)
+            before, self.approvals = self.approvals, Approvals(records, self._clock, self.redactor, self.audit_log)
             if before is not None:
                 self.approvals.tell = before.tell
         self.approvals.ask_for_destructive = config.approve_destructive
@@ -170,6 +177,12 @@ class Guards:
             self._lock_file = config.lock_file
 
     # -- for the contexts of calls ------------------------------------------------------------------------------------
+
+    def shared(self, name: Hashable, make: Callable[[], Any], /) -> Any:
+        """What the tools of this executor keep under a name of theirs, until it is closed."""
+        if self.resources is None:
+            raise ConfigurationError("ctx.shared is there once the executor is")
+        return self.resources.clients.the(("shared", name), make)
 
     def http(self, context: ToolContext, /) -> HttpClient:
         """The client of one call: what it may reach is the executor's and the tool's to say."""

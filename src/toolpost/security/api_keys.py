@@ -30,6 +30,7 @@ from toolpost.calls.errors import (
     StoreUnavailableError,
     UnauthorizedError,
 )
+from toolpost.security.noting import Audit, no_audit, noted
 from toolpost.stores import Answer, Document, Pending, Records
 
 T = TypeVar("T")
@@ -94,8 +95,8 @@ class ApiKeys:
     Safe from any thread and event loop.
     """
 
-    def __init__(self, records: Records, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._records, self._clock = records, clock
+    def __init__(self, records: Records, clock: Clock = SYSTEM_CLOCK, audit: Audit = no_audit) -> None:
+        self._records, self._clock, self._audit = records, clock, audit
         self._cache: OrderedDict[str, tuple[float, Document]] = OrderedDict()
         self._changes = 0
         self._lock = threading.Lock()
@@ -131,6 +132,8 @@ class ApiKeys:
         secret = head + checksum(head)
         if not self._had(self._records.put_document(_document(key, _hash(secret)), 0)):
             raise ConfigurationError("a key of this id is there already; try again")  # 95 bits met 95 equal ones
+        rights = {"scopes": key.scopes, "roles": key.roles, "expires_at": key.expires_at}
+        noted(self._audit, "key.created", user=key.user_id, tenant=key.tenant, id=key.id, name=name, **rights)
         return NewApiKey(key=key, secret=secret)
 
     def list(self, *, tenant: str | None = None, user_id: str | None = None) -> _Keys:
@@ -156,6 +159,8 @@ class ApiKeys:
             done = self._had(self._records.put_document(ended, document.version))
             self._forget(document.key)
             if done:
+                whose = {"user": document.user_id, "tenant": document.tenant or None}
+                noted(self._audit, "key.revoked", **whose, id=document.key)
                 return True
         return False
 
@@ -181,6 +186,8 @@ class ApiKeys:
             body = {**orjson.loads(document.body), "expires_at": ends}
             ending = document._replace(body=orjson.dumps(body), expires_at=ends + KEPT_S)
             if self._had(self._records.put_document(ending, document.version)):
+                about = {"id": old.id, "expires_at": ends, "instead": made.key.id}
+                noted(self._audit, "key.ending", user=old.user_id, tenant=old.tenant, **about)
                 break
             document = self._one(old.id, None)
         self._forget(old.id)

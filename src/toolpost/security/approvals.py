@@ -36,6 +36,7 @@ from toolpost.security.approval_records import (
     new_approval_id,
     record_of,
 )
+from toolpost.security.noting import Audit, no_audit, noted
 from toolpost.security.shown import changes
 from toolpost.security.waiting_room import MAX_LISTED, Had, WaitingRoom
 from toolpost.stores import Answer, Document, Records
@@ -53,7 +54,7 @@ class Approvals:
         records: Records,
         clock: Clock = SYSTEM_CLOCK,
         redactor: Redactor | None = None,
-        audit: Callable[[], Any] = lambda: None,
+        audit: Audit = no_audit,
     ) -> None:
         self.records, self.clock, self.redactor = records, clock, redactor or Redactor()
         self.waiting = WaitingRoom(records, clock)
@@ -330,14 +331,18 @@ class Approvals:
             self.tell(event)
         except Exception:
             logger.exception("an approval could not be told of: %s", record.id)
-        try:
-            audit = self._audit()
-            if audit is not None:
-                known = {"approval_id": record.id, "tool": record.tool, "version": record.version}
-                who = {"user_id": record.user_id, "tenant": record.tenant}
-                audit.note(f"approval.{what.replace(' ', '_')}", **known, **who, **more)
-        except Exception:
-            logger.exception("an approval could not be noted in the audit log: %s", record.id)
+        noted(
+            self._audit,
+            f"approval.{what.replace(' ', '_')}",
+            approval_id=record.id,
+            tool=record.tool,
+            version=record.version,
+            user=record.user_id,
+            tenant=record.tenant,
+            session=record.session_id,
+            call=more.pop("call_id", None),
+            **more,
+        )
 
 
 def decider(record: ApprovalRecord, by: Caller | str, *, approve: bool) -> str:

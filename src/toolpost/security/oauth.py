@@ -21,10 +21,12 @@ from toolpost.calls.errors import (
 from toolpost.calls.oauth import LOGIN_S, AuthFlow, Authorization, OAuth, Revoked
 from toolpost.calls.redaction import Redactor
 from toolpost.security.egress import EgressGuard
+from toolpost.security.noting import Audit
 from toolpost.security.oauth_flows import Flows
 from toolpost.security.oauth_grants import Grants
 from toolpost.security.oauth_kept import FLOW, GRANT, Asked, GrantRow, Held, Kept
 from toolpost.security.oauth_known import Known
+from toolpost.security.oauth_notes import GrantNotes
 from toolpost.security.oauth_provider import SCOPES, OAuthProvider, told
 from toolpost.security.vault import Vault, keys_in
 from toolpost.stores import Records
@@ -71,6 +73,7 @@ class AuthorizationManager:
         self._clock = clock
         records = records if records is not None else MemoryRecords(clock=clock)
         self._redactors: tuple[ref[Redactor], ...] = ()
+        self._notes = GrantNotes()
         self._providers: dict[str, Known] = {}
         for name, one in (providers or {}).items():
             self._add(OAuth(provider=name).provider, one, transport, guard)
@@ -90,7 +93,7 @@ class AuthorizationManager:
         elif provider or issuer is not None:
             raise ConfigurationError("AuthorizationManager: a provider needs oauth_client_id")
         self._kept = Kept(records, _vault(records, secret_key, secret_key_previous))
-        self._grants = Grants(self._kept, clock, refresh_before_s)
+        self._grants = Grants(self._kept, clock, refresh_before_s, self._notes.ended)
         self._flows = Flows(self._kept, self._grants, clock, login_s)
 
     def __repr__(self) -> str:
@@ -161,17 +164,23 @@ class AuthorizationManager:
         document, flow = await self._flows.find(flow_id)
         if user_id is not None:
             tenant = tenant or ""
-        _check_whose(document, flow, user_id, tenant, session_id)
-        held = await self._flows.complete(
-            self._known(flow.provider),
-            document,
-            flow,
-            authorization_code,
-            state=state,
-            iss=iss,
-            iss_needed=state is not None or len(self._providers) > 1,
-        )
-        return self._shown(document.user_id, document.tenant, held)
+        try:
+            _check_whose(document, flow, user_id, tenant, session_id)
+            held = await self._flows.complete(
+                self._known(flow.provider),
+                document,
+                flow,
+                authorization_code,
+                state=state,
+                iss=iss,
+                iss_needed=state is not None or len(self._providers) > 1,
+            )
+        except UnauthorizedError as error:
+            self._notes.refused(document, flow, error.message, user_id)
+            raise
+        shown = self._shown(document.user_id, document.tenant, held)
+        self._notes.given(document, flow, held)
+        return shown
 
     async def complete_from_callback(
         self, url: str, *, user_id: str, tenant: str | None = None, session_id: str | None = None
@@ -191,10 +200,15 @@ class AuthorizationManager:
             raise UnauthorizedError("the callback has no state of an authorization flow; it was not used")
         if "error" in answer:  # only who was asked may say no, or have words of theirs shown
             document, flow = await self._flows.find(flow_id)
-            _check_whose(document, flow, _user(user_id), tenant or "", session_id)
-            self._flows.check_state(flow, state)
+            try:
+                _check_whose(document, flow, _user(user_id), tenant or "", session_id)
+                self._flows.check_state(flow, state)
+            except UnauthorizedError as error:
+                self._notes.refused(document, flow, error.message, user_id)
+                raise
             await self._flows.refuse(document, flow)
             said = told(answer.get("error_description", ""))
+            self._notes.refused(document, flow, f"{told(answer['error'])} {said}".strip(), user_id)
             raise UnauthorizedError(
                 f"access was not granted: {told(answer['error'])!r}{said and f' ({said})'}",
                 details={"why": "denied", "provider": flow.provider},
@@ -274,7 +288,11 @@ class AuthorizationManager:
         self, user_id: str, tool_name: str | None = None, *, provider: str = "default", tenant: str | None = None
     ) -> Revoked:
         """revoke_authorization for event loops."""
-        return await self._grants.revoke(self._known(provider), tenant or "", _user(user_id))
+        known = self._known(provider)
+        revoked, document, held = await self._grants.revoke(known, tenant or "", _user(user_id))
+        if document is not None:
+            self._notes.revoked(document, held, provider, tool_name, revoked)
+        return revoked
 
     def get_user_authorizations(self, user_id: str, *, tenant: str | None = None) -> list[Authorization]:
         """All that a user has granted, fresh or not."""
@@ -344,6 +362,10 @@ class AuthorizationManager:
             for token in tokens:
                 if redactor is not None and token is not None:
                     redactor.add_token(token)
+
+    def audit_by(self, audit: Audit) -> None:
+        """Have what becomes of grants told to the audit log that a method gives, as long as its object is there."""
+        self._notes.tell(audit)
 
     def share_key_of(self, other: AuthorizationManager) -> None:
         """Where neither has a secret_key: open what the other has sealed in the same records."""

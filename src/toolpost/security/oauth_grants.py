@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,8 +39,9 @@ WHY: Final = {
 class Grants:
     """Users' grants in one store."""
 
-    def __init__(self, kept: Kept, clock: Clock, before_s: float) -> None:
-        self._kept, self._clock, self._before_s = kept, clock, before_s
+    def __init__(self, kept: Kept, clock: Clock, before_s: float, ended: Callable[[Document, Held], None]) -> None:
+        """ended is told of each grant that its provider ended."""
+        self._kept, self._clock, self._before_s, self._ended = kept, clock, before_s, ended
         self._running: set[asyncio.Task[Any]] = set()
 
     async def scopes(self, known: Known, tenant: str, user_id: str) -> list[str]:
@@ -132,6 +133,7 @@ class Grants:
             if refused.error == "invalid_grant":
                 if not await self._kept.drop(document):  # another was granted meanwhile
                     return await self.fresh(known, document.tenant, document.user_id, needed)
+                self._ended(document, held)
                 raise required(known, needed, needed, "revoked") from None
             return await self._unrefreshed(document, held, _cannot(known, refused))
         except RemoteToolError as error:
@@ -157,20 +159,23 @@ class Grants:
         logger.warning("%s; its token is used until it ends", error.message)
         return held
 
-    async def revoke(self, known: Known, tenant: str, user_id: str) -> Revoked:
-        """Forget a grant, then have the provider end its tokens. What fails there is said, not raised."""
+    async def revoke(self, known: Known, tenant: str, user_id: str) -> tuple[Revoked, Document | None, Held | None]:
+        """Forget a grant, then have the provider end its tokens; how that went, and what it was, if that can be read.
+
+        What fails at the provider is said, not raised.
+        """
         key = grant_key(tenant, user_id, known.name, known.identity)
         while True:
             document = await self._kept.find(GRANT, key)
             if document is None:
-                return Revoked(False)
+                return Revoked(False), None, None
             if await self._kept.drop(document):
                 break  # else it was refreshed meanwhile: these are not the tokens to end
         try:
             held = self._kept.opened(document, Held)
         except SecretUnavailableError as error:
-            return Revoked(True, False, error.message)
-        return await self._end(known, held)
+            return Revoked(True, False, error.message), document, None
+        return await self._end(known, held), document, held
 
     async def _end(self, known: Known, held: Held) -> Revoked:
         from toolpost.security.oauth_http import Refused

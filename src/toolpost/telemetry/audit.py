@@ -106,7 +106,8 @@ class AuditLog:
     def observe(self, event: Event) -> None:
         """Write how a call ended. An observer of the executor's."""
         if event.__class__ is CallFinished:
-            self._add(finished(self._clock.now(), event, self._redactor), kept=self.required)
+            began = event.error is None or event.error.code != AuditUnavailableError.code
+            self._add(finished(self._clock.now(), event, self._redactor), kept=self.required and began)
 
     def refused(
         self,
@@ -127,14 +128,19 @@ class AuditLog:
 
         user, tenant, session, task, call and tool stand in the row as they do in rows of calls; all else under data.
         """
-        shown = note_fields(fields, self._redactor)
+        shown = note_fields({name: value for name, value in fields.items() if value is not None}, self._redactor)
         row: dict[str, Any] = {name: shown.pop(name) for name in _PLACES if name in shown}
         row |= {"kind": kind, "at": instant(self._clock.now())}
         if shown:
             row["data"] = shown
-        self._add(row)
+        self._add(row, kept=self.required)
 
     # -- how it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> Records:
+        """Where the chain is."""
+        return self._records
 
     @property
     def waiting(self) -> int:

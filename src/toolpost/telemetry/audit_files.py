@@ -6,9 +6,11 @@ import base64
 import binascii
 import csv
 import io
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple
@@ -23,6 +25,10 @@ from toolpost.telemetry.audit_verify import Linked, Row, Start, said_by
 Format = Literal["jsonl", "csv", "cef"]
 FORM: Final = 1
 _MARK: Final = "toolpost_audit"
+_ENDS: Final = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+"""What JSON lets stand in a text, and some readers take for the end of a line."""
+_END: Final = {"end_seq", "end_hash", "rows"}
+_ROWS: Final = ({"seq", "hash", "row"}, {"seq", "hash", "raw"})
 
 
 class Contents(NamedTuple):
@@ -59,7 +65,10 @@ def row_line(row: Row) -> bytes:
         about["row"] = orjson.Fragment(row.body)
     else:  # somebody altered it: it is kept as it is
         about["raw"] = base64.b64encode(row.body).decode()
-    return orjson.dumps(about) + b"\n"
+    line = orjson.dumps(about)
+    for told, written in _ENDS:
+        line = line.replace(told, written)
+    return line + b"\n"
 
 
 def end_line(end: Start, rows: int) -> bytes:
@@ -70,21 +79,24 @@ def end_line(end: Start, rows: int) -> bytes:
 def contents_of(path: Path) -> Contents:
     """What a file says of itself. Raises ConfigurationError where it is no export of an audit log."""
     start, apart = _head_of(path)
-    end, complete, rows = start, False, 0
+    end, rows = start, 0
+    last: Mapping[str, Any] | None = None
     for about in _lines(path):
-        if "end_seq" in about:
-            said = (about["end_seq"], about.get("end_hash"), about.get("rows"))
-            complete = said == (end.seq, end.hash.hex(), rows)
+        if last is not None:
+            raise ConfigurationError(f"{path} goes on after its last line, which is line {rows + 2}; it was damaged")
+        if about.keys() == _END:
+            last = about
         else:
             row = _row_of(about, path, rows + 2)
-            end, rows, complete = Start(row.seq, row.hash), rows + 1, False
+            end, rows = Start(row.seq, row.hash), rows + 1
+    complete = last == {"end_seq": end.seq, "end_hash": end.hash.hex(), "rows": rows}
     return Contents(start, apart, end, complete, rows)
 
 
 def rows_in(path: Path) -> Iterator[Row]:
     """The rows of a file of JSON lines, in its order."""
     for number, about in enumerate(_lines(path), 2):
-        if "end_seq" not in about:
+        if about.keys() != _END:
             yield _row_of(about, path, number)
 
 
@@ -107,13 +119,31 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
         file.readline()
         for line in file:
             if line.strip():
-                yield said_by(line)
+                yield _read(line)
+
+
+def _read(line: bytes) -> Mapping[str, Any]:
+    """What a line says; nothing where it has a name twice, of which other readers may take the other."""
+    about = said_by(line)
+    if orjson.dumps(about) != line.rstrip() and about:  # it was laid out anew, or it is no line of ours
+        try:
+            json.loads(line, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError):
+            return {}
+    return about
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> None:
+    if len(pairs) != len(dict(pairs)):
+        raise ValueError
 
 
 def _row_of(about: Mapping[str, Any], path: Path, number: int) -> Row:
     try:
+        if about.keys() - {"before"} not in _ROWS or type(about["seq"]) is not int:  # other readers may show the rest
+            raise ValueError
         body = base64.b64decode(about["raw"], validate=True) if "raw" in about else canonical(about["row"])
-        seq, digest = int(about["seq"]), bytes.fromhex(about["hash"])
+        seq, digest = about["seq"], bytes.fromhex(about["hash"])
         if "before" in about:
             return Linked(seq, body, digest, bytes.fromhex(about["before"]))
         return AuditRow(seq, body, digest)
@@ -126,25 +156,39 @@ def write_jsonl(path: Path, start: Start, rows: Iterable[AuditRow]) -> Contents:
 
     Raises FileExistsError where there is a file, ConfigurationError where what is read differs.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     end, count = start, 0
-    with os.fdopen(descriptor, "wb") as file:
+    with new_file(path) as file:
         file.write(head_line(start, apart=False))
         for row in rows:
             file.write(row_line(row))
             end, count = Start(row.seq, row.hash), count + 1
         file.write(end_line(end, count))
         file.flush()
-        os.fsync(file.fileno())
+        contents = contents_of(path)
+        if contents != Contents(start, False, end, True, count):
+            raise ConfigurationError(f"{path} does not hold what was written into it; the disk may be failing")
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    contents = contents_of(path)
-    if contents != Contents(start, False, end, True, count):
-        raise ConfigurationError(f"{path} does not hold what was written into it; the disk may be failing")
     return contents
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that was not there and is its owner's alone; synced at the end. What was begun and failed is removed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 # -- CSV --------------------------------------------------------------------------------------------------------------
@@ -156,6 +200,9 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UNSEEN: Final = "".join(
+    map(chr, (32, 160, 0xAD, 0x1680, *range(0x2000, 0x2010), 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF))
+)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -171,7 +218,7 @@ def cell(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     text = escaped(value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(_UNSEEN).startswith(_FORMULA) else text
 
 
 def csv_line(values: Iterable[Any]) -> str:

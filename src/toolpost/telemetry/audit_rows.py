@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,7 +20,7 @@ import orjson
 from toolpost.calls.call import Caller
 from toolpost.calls.errors import Rejected, ToolExecutionError
 from toolpost.calls.events import CallFinished
-from toolpost.calls.redaction import Redactor, scrub_message
+from toolpost.calls.redaction import Redactor, scrub, scrub_message
 from toolpost.calls.secret_names import HIDDEN, could_be_secret, secret_name
 
 VERSION: Final = 1
@@ -207,7 +208,7 @@ def _add_decision(row: dict[str, Any], error: ToolExecutionError | None, redacto
 @lru_cache(maxsize=1024)
 def _names(names: frozenset[str]) -> list[str] | str:
     """Scopes or roles in order; of many, a digest of them."""
-    listed = sorted(str(name) for name in names)
+    listed = sorted(scrub(str(name)) for name in names)
     text = " ".join(listed)
     if len(text) <= MAX_SCOPES:
         return listed
@@ -319,9 +320,17 @@ def _safe(text: str, most: int, redactor: Redactor) -> str:
 
 
 def _cut(text: str, redactor: Redactor) -> str:
-    if len(text) <= MAX_TEXT:
+    """An id, cut; without what looks like a key, as somebody may have one for an id."""
+    if _HEX(text) is not None:
         return text
-    return _hidden(text[: 4 * MAX_TEXT], len(text) > 4 * MAX_TEXT, redactor)[:MAX_TEXT] + "..."
+    if len(text) <= MAX_TEXT:
+        return _scrubbed(text)
+    return _hidden(scrub(text[: 4 * MAX_TEXT]), len(text) > 4 * MAX_TEXT, redactor)[:MAX_TEXT] + "..."
+
+
+_HEX: Final = re.compile(r"[0-9a-f-]{1,64}").fullmatch
+"""Ids of calls are such; none of them looks like a key."""
+_scrubbed: Final = lru_cache(maxsize=1024)(scrub)
 
 
 def _hidden(text: str, cut: bool, redactor: Redactor) -> str:

@@ -62,6 +62,8 @@ class Report:
     open: list[Open] = field(default_factory=list)
     lost: int = 0
     unkeyed: int = 0
+    apart: bool = False
+    """The rows are a choice: each is proven, but not that none is missing."""
     keys: dict[str, int] = field(default_factory=dict)
     """Rows by the id of their key."""
 
@@ -86,6 +88,7 @@ class Report:
             "open": [one._asdict() for one in self.open],
             "lost": self.lost,
             "unkeyed": self.unkeyed,
+            "apart": self.apart,
             "keys": self.keys,
         }
 
@@ -114,6 +117,8 @@ class Verifier:
         self._report = Report()
         self._open: dict[str, Open] = {}
         self._rotations: dict[int, str] = {}
+        self._firsts: dict[int, set[int]] = {}
+        """Last row of a rotation -> the first: more than one where it was done again."""
         self._suspects = Suspects()
         self._unkeyed_after: list[tuple[int, str]] = []
         self._seen_key = False
@@ -131,9 +136,10 @@ class Verifier:
         so that gaps between them are no fault.
         """
         report = self._report
+        report.apart = apart
         before = start
         for row in source():
-            if isinstance(row, Linked):
+            if apart and isinstance(row, Linked):  # elsewhere a row has no say in what is before it
                 before = Start(row.seq - 1, row.before)
             self._take(row, before, gaps=not apart)
             before = Start(row.seq, row.hash)
@@ -173,6 +179,17 @@ class Verifier:
             said = f"the log goes on to row {newest}, and the head says that it ends at {after.seq}"
             self._find(newest, "head", "", said)
         report.findings.sort(key=_by_seq)
+
+    def judge_file(self, name: str, start: Start, end: Start, *, complete: bool) -> None:
+        """Compare what a file says of its ends with what is in it, and with what its rotation says."""
+        if not complete:
+            said = f"{name} ends without the line that says so: its end was cut off, or lines of it were changed"
+            self._find(end.seq, "truncated", "", said)
+        firsts = self._firsts.get(end.seq)
+        if firsts and start.seq + 1 not in firsts:
+            said = f"{name} begins with row {start.seq + 1}, and its rotation put those from {min(firsts)} on into it"
+            self._find(start.seq, "start", "", f"{said}: they were cut off")
+        self._report.findings.sort(key=_by_seq)
 
     # -- one row ------------------------------------------------------------------------------------------------------
 
@@ -231,6 +248,8 @@ class Verifier:
                 self._report.lost += data["rows"]
             elif kind == "rotated" and isinstance(data.get("through"), int):
                 self._rotations[data["through"]] = str(data.get("hash"))
+                if isinstance(data.get("rows"), int):
+                    self._firsts.setdefault(data["through"], set()).add(data["through"] - data["rows"] + 1)
 
     # -- what is said of it -------------------------------------------------------------------------------------------
 

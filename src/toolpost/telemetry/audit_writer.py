@@ -180,7 +180,7 @@ class AuditWriter:
         rows, hand = self._rows, self._hand
         if self._doubtful:  # they must stay as they are until it is known whether they are there
             return
-        if self._lost:
+        if self._lost and self.why is None:  # else each try would add a row about them
             self._take_losses()
         size = sum(map(len, hand))
         while rows and len(hand) < BATCH and size < MOST_BYTES // 8:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +95,10 @@ def _write_report(report: Any, out: IO[str]) -> None:
     keyed = "" if not report.unkeyed else f", {report.unkeyed} of them without a key, which proves little"
     verdict = "are as they were written" if report.ok else "were gone through; the log is NOT as it was written"
     say(f"rows {report.first} to {report.last} ({report.rows}{keyed}) {verdict}", out)
+    if report.apart:
+        say("they are a choice of rows: whether others were taken from the file, it cannot show", out)
+    elif report.first > 1:
+        say(f"rows before {report.first} were not looked at; --file takes the files that rotation put them into", out)
     say(f"anchor: {report.anchor}", out)
 
 
@@ -117,21 +119,8 @@ def export(setup: Setup, /, format: Any, output: str, **filters: str | None) -> 
             count = operations.export(stream, format, only)
             stream.flush()
         else:
-            with _new_file(output) as file:
-                count = operations.export(file, format, only)
+            count = operations.export_to(Path(output), format, only)
     say(f"{count} rows")
-
-
-@contextmanager
-def _new_file(name: str) -> Iterator[IO[bytes]]:
-    """A file that was not there and is its owner's alone; a pipe or device as it is. Synced at the end."""
-    special = os.path.exists(name) and not stat.S_ISREG(os.stat(name).st_mode)
-    flags = os.O_WRONLY if special else os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(name, flags, 0o600), "wb") as file:
-        yield file
-        file.flush()
-        if not special:
-            os.fsync(file.fileno())
 
 
 @audit.command(cls=Command)
@@ -141,15 +130,26 @@ def _new_file(name: str) -> Iterator[IO[bytes]]:
 @pass_setup
 def tail(setup: Setup, /, lines: int, follow: bool, **filters: str | None) -> None:
     """Show the newest rows."""
+    from toolpost.calls.errors import StoreUnavailableError
+
     only = _only(filters)
     with _operations(setup) as operations:
         after = next((row.seq for row in operations.newest(1)), 0)
         _write_rows(setup, [row for row in operations.newest(lines, only) if row.seq <= after])
+        away = False
         while follow:
-            found, after = operations.since(after, only)
+            before = after
+            try:
+                found, after = operations.since(after, only)
+            except StoreUnavailableError as error:
+                if not away:
+                    say(f"{error.message}; waiting until it is back")
+                away, found = True, []
+            else:
+                away = False
             _write_rows(setup, found)
             setup.out.flush()
-            if not found:
+            if after == before:  # else there may be more to be looked through
                 time.sleep(FOLLOW_S)
 
 
