@@ -8,9 +8,11 @@ Without a folder of corpora (mal_*.jsonl and ben_*.jsonl with {"t": text}) only 
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import statistics
+import string
 import sys
 import time
 from collections.abc import Callable
@@ -23,14 +25,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.screening_rates import CORPORA, STATED, plain, share, untrusted
 from toolpost.security.rules import Screen
+from toolpost.security.views import MAX_ENCODED
 
 ROUNDS = 15
 CALLS = 2000
-CHARS = 1_000_000
+SIZE = 1_000_000
+"""Bytes of a long text."""
+SHOWN = 15
+JUDGED = (
+    *(("text", "medium", False), ("text", "medium", True), ("text", "high", False), ("text", "high", True)),
+    *(("document", "medium", False), ("document", "medium", True), ("html", "medium", False), ("html", "high", False)),
+    *(("template", "medium", False), ("template", "high", False)),
+)
 FLOOR_BAR = 2.0
 """Screening three short strings may cost so many times what pydantic takes to check them."""
 TEXT_BAR_MS = 20.0
-"""Milliseconds for a million characters."""
+"""Milliseconds for a megabyte."""
 
 
 class Three(BaseModel):
@@ -89,26 +99,128 @@ def cost() -> dict[str, float]:
     return interleaved({"pydantic": lambda: Three.model_validate(VALUES), "screened": screened}, CALLS)
 
 
+ORDINARY = {
+    "prose": "The quick brown fox jumps over the lazy dog, doesn't it? ",
+    "code": 'def f(x): return "<b>" + x.replace("\'", "&#39;") + "</b>"  # 50% off; a/b\n',
+    "markup": "<p class='x'>He said &quot;hi&quot; &amp; left</p>\n",
+    "Markdown": "# Head\n\n* item `code` [a](http://x.test/y) **b**\n",
+    "JSON": '{"a": [1, "b\\n"], "c": "d"}, ',
+    "SQL": "SELECT a, b FROM t WHERE c = 'd' AND e > 5;\n",
+    "addresses": "https://example.com/a%20b?c=d&e=f ",
+    "short lines": "ab cd\n",
+    "one long word": "lorem",
+    "base64": base64.b64encode(bytes(range(256))).decode(),
+    "accents": "\xe9\xe0\xfc ",
+    "Chinese": "\u4e2d\u6587\uff0c\u5b57\u7b26\u3002",
+    "emoji": "\U0001f600 ",
+}
+"""What people send, repeated."""
+HOSTILE = (
+    *"'\"`;|&$()<>{}[]\\/.,:=+-*%#@!?~^_ \n\t\0",
+    *("../", "..\\", "....//", "%41", "%41 ", "%41%2e ", "%252e", "%25252e", "%2e%2e%2f", "%u002e", "%zz%4", "%00"),
+    *(
+        "&#",
+        "&#60;",
+        "&#x3c;",
+        "&lt;",
+        "&lt",
+        "&abcdef",
+        "&amp;lt;",
+        "&#37;25",
+        "\\u",
+        "\\u0041",
+        "\\x41",
+        "\\101",
+        "\\u{",
+    ),
+    *(
+        "+ADw-",
+        "+AAAAAAAAAAA",
+        "+A",
+        "/**/",
+        "/*",
+        "*/",
+        "/* a */ b ",
+        "/*!50001 ",
+        "union/**/select ",
+        "# x\n",
+        "-- x\n",
+    ),
+    *(
+        "union select ",
+        "or 1=1 ",
+        "' or '",
+        "'='",
+        "a' and b = ",
+        "(select a from ",
+        "case when (",
+        "0x41",
+        "char(65),",
+    ),
+    *(
+        "<a b='c'>&lt;",
+        "<a ",
+        "<scrip",
+        " on=",
+        " onload",
+        "<img src=x onerror",
+        "javascript",
+        "j a v a ",
+        "style=",
+        "<!",
+    ),
+    *(
+        "{{",
+        "${",
+        "#{",
+        "{{__",
+        "<%",
+        "<?php ",
+        "@import ",
+        "=data:",
+        "eval (",
+        "[][(",
+        "cat cat /",
+        "$IFS",
+        "/etc/",
+        "file:///",
+    ),
+    *("\uff21", "\uff21a\uff0e", "\u200ba", "\u202e", "\U0001d4d0", "\ud800", "\xa0\xbd"),
+)
+"""What the rules and decoders have to stop at, repeated."""
+
+
+def made_texts() -> dict[str, str]:
+    """Texts of a megabyte: of one piece, and of random ones; those of encodings have as many as are looked at."""
+    made = dict(ORDINARY) | {repr(piece): piece for piece in HOSTILE}
+    texts = {kind: _filled(piece) for kind, piece in made.items()}
+    chance = random.Random(7)
+    texts["random ASCII"] = "".join(chance.choices(string.printable, k=SIZE))
+    texts["random marks"] = "".join(chance.choices(string.punctuation, k=SIZE))
+    texts["random base64"] = base64.b64encode(chance.randbytes(SIZE))[:SIZE].decode()
+    texts["random Latin"] = "".join(chance.choices([chr(code) for code in range(32, 600)], k=SIZE // 2))
+    texts["random Unicode"] = "".join(chr(chance.randint(0x20, 0xD7FF)) for _ in range(SIZE // 3))
+    words = " ".join("".join(chance.choices(string.ascii_lowercase, k=chance.randint(1, 9))) for _ in range(SIZE // 5))
+    for kind, piece in {"percent": "%41 ", "entities": "&#60; ", "nested": "%2541 ", "both": "\uff21 %41 "}.items():
+        encoded = piece * (MAX_ENCODED // len(piece.split()) // (2 if kind == "nested" else 1) - 1)
+        texts[f"words, then {kind}"] = words[: SIZE - len(encoded.encode())] + encoded
+    return texts
+
+
+def _filled(piece: str) -> str:
+    return piece * (SIZE // len(piece.encode(errors="replace")) + 1)
+
+
 def long_texts() -> dict[str, float]:
-    """Milliseconds for a million characters: of each kind of text and each role, the slowest."""
-    prose = "The quick brown fox jumps over the lazy dog, doesn't it? "
-    code = 'def f(x): return "<b>" + x.replace("\'", "&#39;") + "</b>"  # 50% off; a/b\n'
-    kinds = {
-        "prose": prose,
-        "code": code,
-        "quotes": "' or '",
-        "percent": "%41%2e ",
-        "markup": "<a b='c'>&lt;",
-        "dots": "../",
-    }
+    """Milliseconds for a megabyte of UTF-8: of each kind of text and each role that has no smaller bound."""
     took: dict[str, float] = {}
-    for kind, piece in kinds.items():
-        text = (piece * (CHARS // len(piece) + 1))[:CHARS]
-        for role, trust in (("text", False), ("text", True), ("html", False), ("template", False)):
-            screen = Screen(role, "medium", untrusted=trust)  # type: ignore[arg-type]
-            screen.check(text)
+    texts = made_texts()
+    for role, level, trust in JUDGED:
+        screen = Screen(role, level, untrusted=trust)  # type: ignore[arg-type]
+        screen.check("compile \xe9%41 /* it */ <")
+        for kind, text in texts.items():
             best = min(_timed(screen.check, text) for _ in range(3))
-            took[f"{kind}, {'untrusted ' if trust else ''}{role}"] = best * 1000
+            took[f"{kind}, {'untrusted ' if trust else ''}{role} at {level}"] = best * 1000
     return took
 
 
@@ -133,9 +245,12 @@ def main() -> int:
     print(
         f"three short strings: pydantic {took['pydantic']:.2f} us, screening {took['screened']:.2f} us, {ratio:.2f} x"
     )
-    longest = found["million_chars_ms"] = long_texts()
-    for name, ms in sorted(longest.items(), key=lambda pair: -pair[1]):
-        print(f"a million characters of {name:24} {ms:8.1f} ms")
+    longest = found["megabyte_ms"] = long_texts()
+    print(f"a megabyte of text, the slowest {SHOWN} of {len(longest)}:")
+    for name, ms in sorted(longest.items(), key=lambda pair: -pair[1])[:SHOWN]:
+        print(f"{name:56} {ms:8.1f} ms")
+    for kind in ORDINARY:
+        print(f"{kind:56} {max(ms for name, ms in longest.items() if name.startswith(f'{kind}, ')):8.1f} ms")
     if "--json" in options:
         path = Path(options[options.index("--json") + 1])
         path.parent.mkdir(parents=True, exist_ok=True)

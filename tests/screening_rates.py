@@ -1,10 +1,11 @@
 """How much of each corpus the rules refuse, and the bars for it; what the tests and benchmarks/screening.py share."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from toolpost.calls.errors import EgressDeniedError
 from toolpost.security.egress_addresses import block_of
 from toolpost.security.egress_urls import literal
 from toolpost.security.rules import Screen, normalised
@@ -81,32 +82,47 @@ def share(judge: Judge, texts: Sequence[str]) -> float:
     return sum(1 for text in texts if judge(text)) / len(texts)
 
 
-_PLAIN_IDENTIFIER = re.compile(r"[\w.:@/+~#=|, -]*\Z").match
+_PLAIN_IDENTIFIER = re.compile(r"(?:[@#+]?\w|-\d)(?:[\w.:@/+~#=-]|, ?(?=[\w@#+])|(?<=auth0)\|)*\Z").match
+_SCRIPT_OR_PLACE = re.compile(r"(?:javascript|vbscript|data|file):|.*//", re.IGNORECASE).match
+_ADDRESS = re.compile(
+    r"(?:(?:https?|wss?)://)?([a-z0-9-]+(?:\.[a-z0-9-]+)+)(?::\d{1,5})?(?:[/?#]\S*)?\Z", re.IGNORECASE
+).match
+_NO_HOST = re.compile(r"(?:mailto|tel|urn):\S+\Z|(?:[?#]|\.{0,2}/(?!/))[^\s\\]*\Z|\Z").match
+_INNER = ("local", "localhost", "localdomain", "internal", "intranet", "private", "corp", "home", "lan", "arpa")
 
 
 def is_harmless(role: str, text: str) -> bool:
     """Whether a text cannot leave its place in that role, as an oracle that knows no rule sees it.
 
-    An identifier has no character that ends a literal, a tag, a command or a path; a path stays in its folder however
-    it is decoded; an address leads to no host that is known not to be public.
+    An identifier has no character that ends a literal, a tag, a command or a path, in whatever form it is written; a
+    path stays in its folder however it is decoded; an address has a plain name or number that is not known to be inner.
     """
     if role == "identifier":
-        return _PLAIN_IDENTIFIER(text) is not None and ".." not in text and "--" not in text.replace("--", "", 1)
+        plain = unicodedata.normalize("NFKC", text)
+        sane = _PLAIN_IDENTIFIER(plain) is not None and _SCRIPT_OR_PLACE(plain) is None
+        return sane and ".." not in plain and "--" not in plain.replace("--", "", 1)
     if role == "path":
         return all(_stays(view.replace("\\", "/")) for view in normalised(text))
-    parts = urlsplit(text.strip() if "//" in text else f"//{text.strip()}")
-    if parts.scheme not in ("", "http", "https", "ws", "wss", "mailto", "tel", "urn"):
+    text = text.strip()
+    found = _ADDRESS(text)
+    if found is None:
+        return _NO_HOST(text) is not None
+    host = found[1].lower()
+    try:
+        address = literal(host)
+    except (EgressDeniedError, ValueError):  # an address in a form that readers take for different ones
         return False
-    address = literal(parts.hostname or "")
-    return address is None or block_of(address) is None
+    if address is None:
+        return not host.endswith(tuple(f".{name}" for name in _INNER)) and not host[-1].isdigit()
+    return block_of(address) is None
 
 
 def _stays(path: str) -> bool:
-    if path.startswith("/") or path[1:3] == ":/":
+    if path.startswith(("/", "~")) or re.match(r"[A-Za-z][\w+.-]*:/|[A-Za-z]:", path) is not None or "\n" in path:
         return False
     depth = 0
     for part in path.split("/"):
-        depth += -1 if part == ".." else part not in ("", ".")
+        depth += -1 if part.strip() == ".." else part not in ("", ".")
         if depth < 0:
             return False
     return True

@@ -38,6 +38,29 @@ def test_what_is_not_refused_in_a_typed_role_can_do_no_harm_there(role, pattern)
     assert len(passed) <= (1 - TYPED_BAR) * len(texts), passed[:20]
 
 
+@pytest.mark.parametrize(
+    ("role", "text"),
+    [
+        *[
+            ("identifier", text)
+            for text in ("a|id", "/etc/passwd", "a..b", "javascript:x", "a//b", "1--2--", "a b", "a'", "~a")
+        ],
+        *[("identifier", text) for text in ("a\uff07b", "-rf", "")],
+        *[("path", text) for text in ("~/x", "/x", "a/../../b", "file:///x", "c:x", "%2e%2e/x", "..\\x", "a/.. /../x")],
+        *[
+            ("url", text)
+            for text in ("http://localhost/", "javascript:x", "http://a@b.test/", "http://127.1/", "//a.test/")
+        ],
+        *[
+            ("url", text)
+            for text in ("http://a.internal/", "http://a\\b.test/", "file:///x", "http://0x7f.1/", "http://db/")
+        ],
+    ],
+)
+def test_the_oracle_calls_nothing_harmless_that_may_do_harm(role, text):
+    assert not is_harmless(role, text)
+
+
 def test_no_path_and_hardly_a_public_address_is_refused_in_its_own_role():
     assert share(Screen("path", "medium").check, items("ben_paths")) <= 0.002
     inner = ("localhost", "127.0.0.1", "192.168.", "10.", "0.0.0.0", "[::1]", "172.1", "172.2", "172.3")

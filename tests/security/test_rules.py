@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from toolpost.calls.errors import ConfigurationError
 from toolpost.security import rules
@@ -65,7 +67,7 @@ CASES = [
     ),
     ("sql.changes-data", "sql high", "DELETE FROM t WHERE a = 1", "SELECT deleted FROM t"),
     ("script.tag", "text medium!", "hi <SCRIPT src=//x.test/a.js>", "hi <Scripture 3:16>"),
-    ("script.handler", "text medium!", "<img src=x onerror=go()>", "<img src=x alt='one =1'>"),
+    ("script.handler", "text medium!", "<img src=x onerror=go()>", "an <img src=x alt='one =1'>"),
     ("script.attribute-breakout", "text medium!", 'x" onmouseover="go()', 'turn it "on" load = 3'),
     ("script.bare-handler", "text medium!", "onfocus=go.now(1)", "once=alert"),
     ("script.uri", "text medium!", "[x](java\tscript:go())", "[x](https://x.test/javascript:go)"),
@@ -82,6 +84,7 @@ CASES = [
     ("script.encoded-bracket", "text medium", "&#x3c;", "&#x3c; is a bracket"),
     ("script.any-call", "text high!", "see prompt(5)", "prompt five people"),
     ("script.embedded", "html high", "<form action=/x>", "<p>a form</p>"),
+    ("script.markup-value", "text medium!", '<p class="x">now</p>', "<user-name>"),
     ("script.any-tag", "text strict", "a <b", "a b"),
     ("markup.external-entity", "text medium!", '<!ENTITY x SYSTEM "file:///a">', "<!ENTITY x 'plain'>"),
     ("markup.server-include", "text medium!", '<!--#exec cmd="ls" -->', "<!-- # exec summary -->"),
@@ -143,6 +146,29 @@ CASES = [
 def judged(how: str) -> Callable[[str], Finding | None]:
     role, level = how.removesuffix("!").split()
     return Screen(role, level, untrusted=how.endswith("!")).check  # type: ignore[arg-type]
+
+
+# What rules find besides, in forms of which each stands for many.
+FORMS = [
+    ("7 and ceil(x)>=floor(2)", "sql.appended-condition"),
+    ("7 or (a)<>b #", "sql.appended-condition"),
+    ("3=4 xor x", "sql.appended-condition"),
+    ("12 (select a from b)", "sql.appended-condition"),
+    ("ann' is not in (x) and y > z -- -", "sql.quoted-operator"),
+    ("b' (select a from b) '1", "sql.quoted-operator"),
+    ("q' * 'r' < '2", "sql.quoted-operator"),
+    ("x, (case when (3=4) then 1 end)", "sql.tautology"),
+    ("javascript:go", "script.uri-value"),
+    ("%3e", "script.encoded-bracket"),
+    ("\\u{3c}", "script.encoded-bracket"),
+    ("[0].filter(alert)", "script.call-value"),
+    ("</div>", "script.markup-value"),
+]
+
+
+@pytest.mark.parametrize(("text", "rule"), FORMS)
+def test_a_form_of_an_attack_is_found_by_its_rule(text: str, rule: str) -> None:
+    assert rule in {finding.rule for finding, _ in Screen("text", "medium", untrusted=True).explain(text)}
 
 
 @pytest.mark.parametrize(("rule", "how", "hostile", "innocent"), CASES, ids=[case[0] for case in CASES])
@@ -241,13 +267,14 @@ def test_an_attack_keeps_its_finding_in_disguise() -> None:
         "%27%20or%20%271%27%3D%271": "sql.breakout-tautology",
         "%2527%2520or%25201%253D1--": "sql.breakout-tautology",
         "x'/**/or/**/2=3": "sql.breakout-tautology",
+        "5#a\nunion#b\nselect--c\n1,2": "sql.breakout-union",
         "5+UNION+SELECT+1,2": "sql.breakout-union",
         "un\u200bion select 1,2 union select 3": "sql.union-select",
         "&lt;script&gt;go()&lt;/script&gt;": "script.tag",
         "\uff1cscript\uff1ego()": "script.tag",
         "\\u003cscript\\x3ego()": "script.tag",
         "<scr\0ipt>go()": "control.nul",
-        "<a href=jav&#x0A;ascript:go()>": "script.uri",
+        "see <a href=jav&#x0A;ascript:go()>": "script.uri",
         "\uff07; desc users": "sql.breakout-stacked",
     }
 
@@ -410,6 +437,8 @@ def test_a_higher_level_refuses_all_that_a_lower_one_does() -> None:
         *[(name, "path") for name in ("path", "file", "filename", "filepath", "file_path", "dir", "directory")],
         *[(name, "path") for name in ("folder", "target_path", "outputDir", "file_name", "paths", "directories")],
         *[(name, "url") for name in ("url", "uri", "link", "href", "endpoint", "image_url", "callbackUrl", "urls")],
+        *[(name, "path") for name in ("path2", "file_1", "cwd", "XMLFile", "srcDIR")],
+        *[(name, "url") for name in ("HTTPLink", "url1", "imageURLs", "URL")],
         *[(name, "sql") for name in ("sql", "sql_query", "raw_sql", "sqlStatement")],
         *[(name, "html") for name in ("html", "body_html", "html_body")],
         *[(name, "shell") for name in ("cmd", "command", "shell", "script", "shell_command", "command_line")],
@@ -446,6 +475,18 @@ class Order:
     note: str
 
 
+class Word(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "fine"
+
+
+class Kind(Enum):
+    HOSTILE = "x'; DROP TABLE t; --"
+    LISTED = ("fine", "x'; DROP TABLE t; --")
+
+
 class Letter(BaseModel, extra="allow"):
     body: str
 
@@ -457,6 +498,13 @@ class Letter(BaseModel, extra="allow"):
         {"x'; DROP TABLE t; --": 1},
         ("fine", {"x'; DROP TABLE t; --"}),
         Order(note="x'; DROP TABLE t; --"),
+        [deque(["fine", "x'; DROP TABLE t; --"])],
+        {"x'; DROP TABLE t; --": 1}.keys(),
+        {1: "x'; DROP TABLE t; --"}.values(),
+        Word("x'; DROP TABLE t; --"),
+        Kind.HOSTILE,
+        [Kind.LISTED],
+        SecretStr("x'; DROP TABLE t; --"),
         Letter(body="x'; DROP TABLE t; --"),
         Letter.model_validate({"body": "fine", "more": ["x'; DROP TABLE t; --"]}),
     ],

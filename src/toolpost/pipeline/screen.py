@@ -11,14 +11,16 @@ from toolpost.calls.errors import SecurityError
 from toolpost.calls.policies import Screening, given
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
-from toolpost.security.rules import Level, Screen, role_of
+from toolpost.security.rules import Level, Role, Screen, role_of
+from toolpost.security.schema_roles import NO_TEXT, Fields, judge_of, said
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from toolpost.pipeline.compile import Handler
 
-NO_TEXT = frozenset({"integer", "number", "boolean", "null"})
+HIDDEN = "(an undeclared name)"
+"""Stands for the name of an argument that is refused for it: what is refused is not repeated."""
 
 
 def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
@@ -31,7 +33,7 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     private = (*services.private, *(egress.private if egress is not None else ()))
     screens = screens_of(tool.parameters, policy, level, services.rules, private)
     extras = None
-    if tool.parameters.get("additionalProperties", True) is not False:
+    if tool.parameters.get("additionalProperties", True) is not False or "patternProperties" in tool.parameters:
         extras = Screen("text", level, untrusted=policy.untrusted, extra=services.rules)
         extras = None if extras.empty else extras
     if not screens and extras is None:
@@ -62,6 +64,9 @@ def screen(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
             if judge is not None:
                 finding = judge.check(value)
             elif name not in declared:
+                finding = extras.check(name)
+                if finding is not None:
+                    raise refusal(HIDDEN, finding)
                 finding = extras.check(value)
             else:
                 continue
@@ -79,9 +84,13 @@ def screens_of(
     level: Level,
     rules: tuple[Any, ...] = (),
     private: tuple[str, ...] = (),
-) -> dict[str, Screen]:
+) -> dict[str, Screen | Fields]:
     """Parameter name -> what judges it; parameters that can hold no text are left out."""
-    found: dict[str, Screen] = {}
+
+    def made(role: Role) -> Screen:
+        return Screen(role, level, untrusted=policy.untrusted, extra=rules, private=private)
+
+    found: dict[str, Screen | Fields] = {}
     for name, part in parameters.get("properties", {}).items():
         schema: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
         kinds = schema.get("type")
@@ -90,10 +99,11 @@ def screens_of(
             continue
         if ("enum" in schema or "const" in schema) and name not in policy.roles:
             continue
-        role = role_of(name, format=schema.get("format"), declared=policy.roles.get(name, schema.get("x-role")))
-        judge = Screen(role, level, untrusted=policy.untrusted, extra=rules, private=private)
-        if not judge.empty:
-            found[name] = judge
+        declared = policy.roles.get(name, said(schema, parameters, "x-role"))
+        judge = made(role_of(name, format=said(schema, parameters, "format"), declared=declared))
+        within = judge if declared is not None else judge_of(schema, parameters, judge, made)
+        if within is not judge or not judge.empty:
+            found[name] = within
     return found
 
 

@@ -50,7 +50,7 @@ _PROSE = re.compile(
     r"[A-Za-z]+[,:]?\s+(?!(?:union|having)\b)(?:[A-Za-z]{2,}[\s,.]|.*\b(?:the|an?|how|why|what|you|we|this|that|please)\b)",
     re.DOTALL | re.IGNORECASE,
 ).match
-_NEVER_PLAIN: Final = {"path.deep-traversal", "path.system-value"}
+_NEVER_PLAIN: Final = {"path.deep-traversal", "path.system-value", "script.markup-value"}
 
 
 class Found(NamedTuple):
@@ -102,7 +102,7 @@ def finder(role: Role, level: Level, untrusted: bool, private: tuple[str, ...] =
 
 _LONG: Final = 10_000
 """Characters from which on it pays to ask for half of the patterns at once, then for half of those."""
-_MORE_VIEWS: Final = r"[%&\\\x00]|[^\x00-\x7f]|\+A|/\*"
+_MORE_VIEWS: Final = r"[%&\\\x00]|[^\x00-\x7f]|\+A|/\*|(?:#|--)[^\n]*\n"
 """What a value has to hold to be looked at decoded, or without comments, too."""
 
 
@@ -123,7 +123,7 @@ class Finder:
     @cached_property
     def _searches(self) -> tuple[Search, Search]:
         """For the raw patterns, and for those that look at every view."""
-        return self._any(self._raw), self._any([p.hinted() for p in self._seen])
+        return self._any(self._raw), self._hints(self._seen)
 
     @cached_property
     def _spaced_search(self) -> Search:
@@ -170,13 +170,23 @@ class Finder:
 
     def _held(self, patterns: Sequence[Pattern], view: str) -> Iterator[Pattern]:
         """Those of the patterns that a view holds, which holds one of them, or a hint of one."""
+        if len(patterns) == 1 and not patterns[0].hint:
+            yield patterns[0]
+            return
         if len(patterns) == 1 or len(view) < _LONG:
             yield from (pattern for pattern in patterns if self._any([pattern])(view))
             return
         half = len(patterns) // 2
-        for part in (patterns[:half], patterns[half:]):
-            if self._any([pattern.hinted() for pattern in part])(view):
-                yield from self._held(part, view)
+        first, second = patterns[:half], patterns[half:]
+        if not self._hints(first)(view):  # so it is of the second half
+            yield from self._held(second, view)
+            return
+        yield from self._held(first, view)
+        if self._hints(second)(view):
+            yield from self._held(second, view)
+
+    def _hints(self, patterns: Sequence[Pattern]) -> Search:
+        return self._any([pattern.hinted() for pattern in patterns])
 
     def _any(self, patterns: Sequence[Pattern]) -> Search:
         return any_of(patterns, self.before)

@@ -20,6 +20,14 @@ _CSS = (
     r"(?:" + _GAP + "e?" + _GAP + "x?" + _GAP + scattered("pression", _GAP) + _GAP + r"(?:\(|\\28)"
     r"|" + scattered("-moz-binding", _GAP) + _GAP + r":|behaviou?r\s*:\s*url\(|-o-link\s*:)"
 )
+_ELEMENTS = (
+    r"a|abbr|address|applet|area|article|aside|audio|b|base|basefont|big|blink|blockquote|body|br|button|canvas|caption|center"
+    r"|circle|code|col|colgroup|dd|defs|del|desc|details|dialog|dir|div|dl|dt|ellipse|em|embed|fieldset|figcaption|figure|font"
+    r"|footer|form|frame|frameset|g|h[1-6]|head|header|hr|html|i|iframe|image|img|input|ins|kbd|label|legend|li|line|link|main"
+    r"|map|marquee|math|menu|meta|nav|noembed|noframes|noscript|object|ol|optgroup|option|output|p|param|path|picture|plaintext"
+    r"|polygon|pre|q|rect|s|samp|script|section|select|small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody"
+    r"|td|template|text|textarea|tfoot|th|thead|title|tr|track|tt|u|ul|use|var|video|wbr|xmp"
+)
 _CALLED = r"(?:alert|prompt|confirm|eval|settimeout|setinterval|fetch|location|document|window|self|top)"
 
 SCRIPT: Final[tuple[Pattern, ...]] = (
@@ -65,7 +73,7 @@ SCRIPT: Final[tuple[Pattern, ...]] = (
     refuse(
         "script.uri-value", TEXT, LIKELY,
         "the value is an address that runs script; give an http or https address",
-        r"^[\"'`>)\s]*(?:(?:javascript|vbscript|livescript):\S*[(`=%\\]"
+        r"^[\"'`>)\s]*(?:(?:javascript|vbscript|livescript):(?:\S*[(`=%\\]|[a-z/\[\"']\S)"
         r"|data:(?:text/html|image/svg|text/xml)[^\s,]*,)",
     ),
     refuse(
@@ -125,7 +133,7 @@ SCRIPT: Final[tuple[Pattern, ...]] = (
         r"^[^a-z]*(?:(?:window|self|top|this|parent|frames|document)\s*[.\[].*)?(?:alert|prompt|confirm)[\"'`]?\]?\s*"
         r"(?:[(`]|\.(?:call|apply|bind)\b)",
         r"^[^a-z]*(?:window|self|top|parent|frames)\s*\[\s*(?:[\[/(]|\d+\.\.|/\*|[\"'](?:al|pro|con|ev|doc|set|fet))",
-        r"(?:\.map|\.find|\.some|\.every|\.foreach|\.call|\.apply|\[\w\])\s*[(`]\s*(?:\$\{)?(?:alert|confirm|prompt)\b",
+        r"(?:\.map|\.find(?:index)?|\.some|\.every|\.foreach|\.filter|\.reduce|\.from|\.call|\.apply|\.then|\[\w\])\s*[(`]\s*(?:\$\{)?(?:alert|confirm|prompt)\b",
         r"^[\"'`;]{0,3}\w{1,3}=(?:alert|prompt|confirm),",
         r"^\W*eval\s*\(\s*(?:url|location|name|window|document|self|top)\b|\bnew\s+activexobject\b|&\{(?:alert|\()",
     ),
@@ -137,7 +145,7 @@ SCRIPT: Final[tuple[Pattern, ...]] = (
     refuse(
         "script.encoded-bracket", TEXT, LIKELY,
         "the value is an encoded '<' and nothing else, as probes are; send the plain text",
-        r"^\s*(?:&#x0*3c;?|&#0*60;?|&lt;?|\\x3c|\\u003c|%3c)\s*$",
+        r"^\s*(?:(?:&#x0*3[ce];?|&#0*6[02];?|&[lg]t;?|\\x3[ce]|\\u00(?:3c|3e)|\\u\{0*3[ce]\}|\\0?7[46]|%(?:25)*3[ce])\s*)+$",
     ),
     refuse(
         "script.any-call", TEXT, SUSPECT,
@@ -149,6 +157,12 @@ SCRIPT: Final[tuple[Pattern, ...]] = (
         "script.embedded", "html", SUSPECT,
         "it embeds a frame, form, style sheet or drawing; remove the element",
         r"<(?:iframe|form|style|link|meta|svg|math|object|embed|template|noscript|base)\b",
+    ),
+    refuse(
+        "script.markup-value", TEXT, LIKELY,
+        "the value is markup; send the plain text",
+        r"^\s*<[a-z][\w:-]*(?:\s*/\s*|\s+)[\w:-]+\s*=[^<>]*>(?:[^\n]*>)?\s*$",
+        r"^\s*</?(?:" + _ELEMENTS + r")\s*/?>(?:[^\n]*>)?\s*$",
     ),
     refuse("script.any-tag", TEXT, CRUDE, "it holds markup", r"<[a-z!/?]"),
     refuse(

@@ -21,11 +21,19 @@ _QUOTED = r"(?:'[^'\"]*'|\"[^'\"]*\")"
 _NAME = r"[\w.\"`\[\]$]+"
 _END = r" ?(?:;|--|#|/\*|['\")]|$)"
 _SAME_LETTER = "(?:" + "|".join(f"{letter} ?= ?{letter}\\b" for letter in ascii_lowercase) + ")"
+_PLAIN_NUMBER = r"^ ?[('\"]{0,3}-?\d[\w.]*['\")]{0,3} ?(?:[-+*/%] ?\(?\w+ ?(?:\(\w*\))?\)* ?)?"
+_COMMENTED = r"(?:-- ?-?[a-z]?|--[+-]?|#|/\*|;?%00) ?$"
 _COMPARED = r"(?:=|<>|!=|<=>)"
 _SLOW = (
     r"(?:sleep|benchmark|pg_sleep|extractvalue|updatexml|load_file|elt|make_set|randomblob|json_keys|exp|ascii|ord"
     r"|substr(?:ing)?|mid|char_length|len(?:gth)?|version|database|(?:current|system|session)_user|user|convert|cast"
-    r"|conv|pi|(?:un)?hex|char|chr|concat(?:_ws)?|row|rlike|isnull|ifnull|nullif|lower|upper|floor|row_count|if|exists)"
+    r"|conv|pi|(?:un)?hex|char|chr|concat(?:_ws)?|row|rlike|isnull|ifnull|nullif|lower|upper|floor|row_count|if|exists"
+    r"|count|sum|min|max|avg|(?:group_con|con|json_object)cat|string_agg|rand|round|abs|sqrt|pow(?:er)?|sign|bin|oct"
+    r"|[lr]?trim|reverse|replace|repeat|instr|locate|position|charindex|patindex|find_in_set|field|strcmp|space|soundex"
+    r"|md5|sha[12]?|crc32|uuid|now|sysdate|curdate|curtime|current_(?:date|time|timestamp)|unix_timestamp|schema|stuff"
+    r"|coalesce|nvl2?|greatest|least|(?:bit|octet|data|character)_length|to_(?:char|number|date)|quote(?:_literal)?"
+    r"|connection_id|last_insert_id|found_rows|host_name|db_name|object_(?:id|name)|suser_s?name|is_(?:srvrole)?member"
+    r"|serverproperty|sys_context|generate_series|typeof|sqlite_version|regexp_\w{4,}|inet_\w{4}|json_\w{4,}|iif)"
 )
 _CONSTANTS = (
     r"[ (!~]*(?:not[ (]+)?(?:" + _NUMBER +
@@ -145,6 +153,12 @@ SQL: Final[tuple[Pattern, ...]] = (
         r" ?(?:--|#|/\*|$)"
         r"|(?:true|false|\d+) ?(?:--|#|/\*|group by))",
         r"^ ?\w+ having[ (]+(?:true|false|\d+) (?:or|and)\b|\) ?(?:rlike|and|or) ?\( ?select\b",
+        # what is compared may be anything, when it is a call or a comment ends the value
+        _PLAIN_NUMBER + _BOOL + r"[^'\"]*[\w)] ?(?:=|<>|!=|[<>]=?) ?-?\w*\([^'\"]*\)",
+        _PLAIN_NUMBER + _BOOL + r"[^a-z]*\w{1,30}\([^()]*\) ?[=<>!]",
+        _PLAIN_NUMBER + _BOOL + r"[^'\"]*[=<>][^'\"]*" + _COMMENTED,
+        r"^[ (]*-?\d+ ?(?:=|<>|!=|[<>]) ?-?\d+\)* ?" + _BOOL,
+        r"^ ?-?\d+ ?\([ (]*select\b.*\bfrom\b",
         spaced=True,
     ),
     refuse(
@@ -152,6 +166,7 @@ SQL: Final[tuple[Pattern, ...]] = (
         "a condition compares constants or database functions, as injected SQL does; send the plain value",
         r"(?:^|[^a-z_.])(?:or|and|xor|having|where)" + _CONSTANTS,
         r"(?:\|\||&&)[ (!~]?" + _CONSTANTS,
+        r"\bcase when[ (]+" + _NUMBER + r" ?[=<>] ?-?\d",
         spaced=True,
     ),
     refuse(
@@ -201,9 +216,11 @@ SQL: Final[tuple[Pattern, ...]] = (
     refuse(
         "sql.system-object", TEXT, LIKELY,
         "it reads a database's own tables, settings or procedures; send the plain value",
-        r"(?:from|join|into) ?[(\[ ]{0,3}(?:information_schema\.|mysql\.(?:user|db)\b|master\.|msysaccessobjects"
-        r"|sys\.?(?:objects|columns|users|databases|tables|logins|xlogins|tab|dba)\b"
-        r"|pg_(?:shadow|user|authid|tables|catalog|database)\b|sqlite_(?:master|schema)\b"
+        r"(?:from|join|into) ?[(\[ ]{0,3}(?:(?:information|performance)_schema\.|mysql\.\w|master\.|msysaccessobjects"
+        r"|rdb\$\w|syscat\.\w|sysibm\.\w"
+        r"|sys\.?(?:objects|columns|users|databases|tables|logins|xlogins|tab|dba|comments|processes"
+        r"|indexes|types|schemas|views|all_\w{5,})\b"
+        r"|pg_(?:shadow|user|authid|tables|catalog|database|roles|class|settings|stat_\w{3,})\b|sqlite_(?:master|schema)\b"
         r"|(?:all|user|dba)_(?:tables|users|tab_columns|catalog|objects)\b|v\$version)",
         r"(?:exec|execute|dbo\.)(?: ?master\.\.?(?:dbo\.)?| )?xp_\w{3}|master\.\.?(?:dbo\.)?xp_\w{3}"
         r"|exec(?:ute)? (?:master\.\.?(?:dbo\.)?)?sp_\w{4}",
@@ -245,7 +262,11 @@ SQL: Final[tuple[Pattern, ...]] = (
         _CLOSED + r"[-+*/%^|&<>=!~]+[^'\"]*" + _BEFORE_QUOTE,
         _CLOSED + r"(?:x?or|and|div|mod|like|is|between|in)\b[^'\"]*[=<>*@!()|&^~][^'\"]*" + _BEFORE_QUOTE,
         _CLOSED + r"between \d+ and \d",
+        _CLOSED + r"\([ (]*select\b[^;]*\bfrom\b",
+        _CLOSED + r"[-+*/%^|&<>=!~]+ ?['\"][^'\"]*['\"][^'\"]*[=<>] ?['\"]?\w{0,3} ?$",
         r"^ ?\w{0,2} ?['\"]" + _OPERATOR + r"['\"] ?\w{0,2} ?$",
+        # a quote, a condition, and a comment at the end
+        r"^ ?[\w@.-]*['\"].*\b(?:x?or|and|having|r?like|between|union|div|mod|is|in)\b.*[=<>()!].*" + _COMMENTED,
         r"^[^'\"]*['\"].*\b(?:and|or) ?\( ?select\b",
         spaced=True,
     ),

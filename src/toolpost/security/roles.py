@@ -24,12 +24,12 @@ _FORMATS: Final[tuple[tuple[Role, str], ...]] = (
     ("html", "html"),
 )
 _LAST_WORDS: Final[tuple[tuple[Role, str], ...]] = (
-    ("path", "path file filename filepath pathname dir directory folder"),
+    ("path", "path file filename filepath pathname dir dirname directory folder cwd"),
     ("path", "file_name dir_name directory_name folder_name"),
     ("url", "url uri link href endpoint webhook"),
     ("sql", "sql sql_query sql_statement sql_text sql_string"),
     ("html", "html html_content html_body html_text html_fragment"),
-    ("shell", "cmd cmdline command command_line shell script bash"),
+    ("shell", "cmd cmdline cmd_line command command_line shell script bash"),
     ("identifier", "id uid uuid guid slug identifier"),
     ("regex", "regex regexp pattern"),
     ("template", "template template_string template_text"),
@@ -37,20 +37,22 @@ _LAST_WORDS: Final[tuple[tuple[Role, str], ...]] = (
 )
 _BY_FORMAT: Final = {word: role for role, words in _FORMATS for word in words.split()}
 _BY_LAST_WORDS: Final = {word: role for role, words in _LAST_WORDS for word in words.split()}
-_WORD_EDGE: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
+_WORD_EDGE: Final = re.compile(
+    r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})|[^A-Za-z0-9]+|(?<=[A-Za-z])(?=\d+$)"
+)
 
 
 def role_of(name: str, *, format: str | None = None, declared: str | None = None) -> Role:
     """The role of a parameter: the declared one, else by its JSON Schema format, else by its name.
 
-    Names are read by their last words: `target_path`, `filePath` and `paths` are paths, `file_content` is
-    text. Raises ConfigurationError when the declared role does not exist.
+    Names are read by their last words, numbers aside: `target_path`, `filePath`, `paths` and `path2` are paths,
+    `file_content` is a document. Raises ConfigurationError when the declared role does not exist.
     """
     if declared is not None:
         return _declared(name, declared)
     if format is not None and format.lower() in _BY_FORMAT:
         return _BY_FORMAT[format.lower()]
-    words = [word.lower() for word in _WORD_EDGE.split(name) if word]
+    words = [word.lower() for word in _WORD_EDGE.split(name) if word and not word.isdecimal()]
     if not words:
         return "text"
     return _BY_LAST_WORDS.get("_".join(words[-2:])) or _BY_LAST_WORDS.get(_singular(words[-1]), "text")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
@@ -23,6 +23,8 @@ Rule: TypeAlias = Callable[[str, str], str | None]
 
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 1_000_000
+QUICK: Final = 10_000
+"""Characters up to which a harmless text is told by one search; in a longer one a second search would be felt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Screen:
         self._extra = () if role == "skip" else tuple(extra)
         self._finder: Finder | None = finder(role, level, untrusted, tuple(private))
         self._size = _SIZES.get(role) if level != "low" else None
-        self._most = min((size for size in (max_chars, self._size) if size is not None), default=sys.maxsize)
+        self._most = min(size for size in (QUICK, max_chars, self._size) if size is not None)
         self._quick: Search | None = None
 
     @property
@@ -183,6 +185,7 @@ def _never(value: str) -> bool:
     return False
 
 
+_NO_PARTS: Final = (bytes, bytearray, memoryview, range)
 _SCALARS: Final = frozenset({int, float, bool, type(None), bytes})
 _SIZES: Final[Mapping[Role, int]] = {
     "identifier": MAX_IDENTIFIER,
@@ -197,13 +200,21 @@ _SIZES: Final[Mapping[Role, int]] = {
 
 def _text_of(item: Any) -> str | None:
     """The text of a scalar, "" for one that is no text, None for what has parts."""
+    if isinstance(item, Enum):
+        item = item.value
     if isinstance(item, str):
-        return item
+        return str.__str__(item)  # searches know the type itself only
+    if hasattr(type(item), "get_secret_value"):  # as pydantic's secrets have
+        return str(item.get_secret_value())
     if isinstance(item, PurePath) or hasattr(type(item), "unicode_string"):  # the latter are pydantic's addresses
         return str(item)
-    if isinstance(item, (Mapping, list, tuple, set, frozenset)) or _has_fields(item):
+    if _has_parts(item) or _has_fields(item):
         return None
     return ""
+
+
+def _has_parts(item: Any) -> bool:
+    return isinstance(item, Collection) and not isinstance(item, _NO_PARTS)
 
 
 def _has_fields(item: Any) -> bool:
@@ -211,9 +222,11 @@ def _has_fields(item: Any) -> bool:
 
 
 def _parts_of(item: Any) -> Iterator[Any]:
+    if isinstance(item, Enum):
+        item = item.value
     if isinstance(item, Mapping):
         return chain(item.keys(), item.values())
-    if isinstance(item, (list, tuple, set, frozenset)):
+    if _has_parts(item):
         return iter(item)
     if is_dataclass(item):
         return iter([getattr(item, field.name, None) for field in fields(item)])

@@ -124,6 +124,6 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!\d{1,5}(?:[/?#]|\Z))").match
 _INNER = re.compile(
     r"[^.]*\Z"  # a single word: a machine of the network around
     r"|.*\.(?:localhost|local|localdomain|internal|intranet|private|corp|home|lan|arpa)\Z"
-    r"|(?:.*\.)?(?:nip\.io|sslip\.io|xip\.io|localtest\.me|lvh\.me|vcap\.me|lacolhost\.com|1u\.ms|rbndr\.us|r3dir\.me|ipq\.co)\Z"
+    r"|(?:.*\.)?(?:nip\.io|sslip\.io|xip\.io|localtest\.me|lvh\.me|vcap\.me|lacolhost\.com|1u\.ms|rbndr\.us|r3dir\.me|localdomain\.pw|ipq\.co)\Z"
     r"|(?:.*[.-])?(?:127[.-]\d+[.-]\d+[.-]\d+|169[.-]254[.-]\d+[.-]\d+|192[.-]168[.-]\d+[.-]\d+)[.-]"
 ).match

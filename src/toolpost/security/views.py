@@ -12,9 +12,14 @@ from typing import Final
 from toolpost.security.linear import linear
 
 MAX_DECODINGS: Final = 5
-MAX_ENCODED: Final = 50_000
+MAX_ENCODED: Final = 20_000
+MAX_FOLDED: Final = 10_000
+"""Characters that stand for ASCII that a view may hold, those aside that many texts have many of."""
 LONG: Final = 100_000
 """Characters beyond which a text may be encoded twice, not five times: each view has to be looked at."""
+
+MAX_LINES: Final = 10_000
+"""Characters up to which comments to the end of a line are looked for."""
 
 
 class OverEncodedError(Exception):
@@ -40,8 +45,12 @@ def is_plain(value: str) -> bool:
 
 
 def has_comment(view: str) -> bool:
-    """Whether one of SQL's comments in brackets may begin; asking for one character is 20 times as quick as for two."""
-    return "*" in view and "/*" in view
+    """Whether one of SQL's comments may begin; asking for one character is 20 times as quick as for two."""
+    return ("*" in view and "/*" in view) or _has_line_comment(view)
+
+
+def _has_line_comment(view: str) -> bool:
+    return len(view) <= MAX_LINES and "\n" in view and ("#" in view or "--" in view)
 
 
 def normalised(value: str) -> list[str]:
@@ -50,13 +59,14 @@ def normalised(value: str) -> list[str]:
     Decoded are percent encodings (nested, %uNNNN, overlong UTF-8), HTML entities, \\xNN, \\NNN, \\uNNNN, \\u{N}, UTF-7,
     and compatibility characters that stand for ASCII; NULs and invisible characters are dropped. No view is over
     eight times as long as the value, and the work is linear in it. Raises OverEncodedError for a text with more
-    than 50,000 encoded characters, or one still encoded after the decodings that its length is worth.
+    than 20,000 encoded pieces, or one still encoded after the decodings that its length is worth.
     """
     clean = in_unicode(value)
     views = [value] if clean == value else [value, clean]
     left = MAX_ENCODED
+    foreign = True  # whether a view may hold characters that stand for ASCII
     while not is_plain(views[-1]) and _is_encoded()(views[-1]):
-        decoded, spent = _decoded(views[-1], left)
+        decoded, spent, foreign = _decoded(views[-1], left, foreign)
         if decoded == views[-1]:
             break
         left -= spent
@@ -69,9 +79,12 @@ def normalised(value: str) -> list[str]:
 def without_comments(view: str) -> str:
     """A view with SQL's comments as one space each, those that MySQL executes opened; a comment left open stays.
 
+    Those to the end of a line are taken for comments in short texts only: in long ones # and -- begin much else.
     Raises OverEncodedError for more comments than are looked at.
     """
-    end = view.rfind("*/") + 2 if has_comment(view) else 0
+    if _has_line_comment(view):
+        view = _LINE_COMMENT.sub(" ", view)
+    end = view.rfind("*/") + 2 if "/*" in view else 0
     if end < 2:
         return view
     bare, spent = _COMMENT.subn(" ", view[:end], MAX_ENCODED)
@@ -80,13 +93,16 @@ def without_comments(view: str) -> str:
     return bare.replace("*/", " ") + view[end:]
 
 
+_LINE_COMMENT = re.compile(r"(?:#|--)[^\n]*+\n")
 _COMMENT = re.compile(r"/\*(?:!\d{0,6}|[^*]*+(?:\*(?!/)[^*]*+)*+\*/)")
 _PERCENT = re.compile(r"(%(?:[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*+|[uU][0-9a-fA-F]{4}))")
 _ENTITY = re.compile(
     r"(&(?:#(?:[xX]0*[0-9a-fA-F]{1,6}|0*[0-9]{1,7});?|[A-Za-z][A-Za-z0-9]{1,30};|lt|gt|amp|quot|LT|GT|AMP|QUOT))"
 )
-_ESCAPE = re.compile(r"(\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|u\{0*[0-9a-fA-F]{1,6}\}|[0-3]?[0-7]{2}))")
-_SEVEN_BITS = re.compile(r"(\+A[A-H][A-Za-z0-9+/]{1,200})(?:-|(?![A-Za-z0-9+/]))")
+_ESCAPE = re.compile(
+    r"(\\(?:u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*+|x[0-9a-fA-F]{2}|u\{0*[0-9a-fA-F]{1,6}\}|[0-3]?[0-7]{2}))"
+)
+_SEVEN_BITS = re.compile(r"(\+A[A-H][A-Za-z0-9+/]++)-?")
 _OVERLONG = re.compile(
     rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
     rb"|\xf8[\x80-\x87][\x80-\xbf]{3}|\xfc[\x80-\x83][\x80-\xbf]{4}"
@@ -102,52 +118,83 @@ _BLOCKS: Final = (
     *((0x1F100, 0x1F1B0), (0x1FBF0, 0x1FBFA)),
 )
 """Where Unicode has its compatibility characters for ASCII."""
-_USUAL: Final = "\xa0\xad\xb2\xb3\xb9\u200b\u200d\u2026\u2122\u3000\ufeff" + "".join(map(chr, range(0xFF01, 0xFF5F)))
+_USUAL: Final = (
+    "\xa0\xad\xb2\xb3\u2026\u202f\u2122\u3000\ufeff\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+    "\u200b\u200c\u200d\u200e\u200f"
+)
 _USUAL_ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#39;", "'"), ("&nbsp;", " "))
 """Pieces that may be replaced wholesale where there are many, and are not counted; never what starts another piece."""
 _ASCII: Final = bytes(range(128))
 _MUCH: Final = 10_000
 _MANY: Final = 64
+_KEPT: Final = 64
+"""Characters of the longest pieces whose decoded form is kept for the next text that holds them."""
+_STARTS: Final = {"%": ("%", 8), "&": ("&#", 1), "\\": ("\\u{", 1)}
+"""What pieces begin with, and how many times as many of it there may be: many that begin none take long to try, too."""
 
 
-def _decoded(view: str, left: int) -> tuple[str, int]:
-    """A view decoded once, and how many pieces were. Raises OverEncodedError for more than are left."""
+def _decoded(view: str, left: int, foreign: bool) -> tuple[str, int, bool]:
+    """A view decoded once, how many pieces were, and whether any stood for more than ASCII.
+
+    foreign says whether a character may stand for ASCII. Raises OverEncodedError for more pieces than are left.
+    """
     before = left
-    if not view.isascii():
+    made = False
+    if foreign and not view.isascii():
         view = _folded(view)
     elif "\0" in view:
         view = view.replace("\0", "")
     for mark, pattern, decode in _DECODERS:
         if mark in view:
-            if mark == "&" and view.count(mark) > _MUCH:
+            if mark == "&" and view.count(mark) > left:
                 for piece, plain in _USUAL_ENTITIES:
                     view = view.replace(piece, plain)
-            parts = pattern.split(view, left + 1)
-            left -= len(parts) // 2
-            if left < 0:
-                raise OverEncodedError
-            if len(parts) > 1:
-                parts[1::2] = map(decode, parts[1::2])
-                view = "".join(parts)
-    return view, before - left
+            if mark in _STARTS:
+                start, times = _STARTS[mark]
+                if view.count(mark) > times * left < view.count(start):
+                    raise OverEncodedError
+            view, left, ascii_only = _replaced(view, left, pattern, decode)
+            made = made or not ascii_only
+    return view, before - left, made
+
+
+def _replaced(view: str, left: int, pattern: re.Pattern[str], decode: Callable[[str], str]) -> tuple[str, int, bool]:
+    """A view with the pieces that its pattern captures decoded, how many more may be, and if those are ASCII now."""
+    parts = pattern.split(view, left + 1)
+    left -= len(parts) // 2
+    if left < 0:
+        raise OverEncodedError
+    if len(parts) == 1:
+        return view, left, True
+    pieces = parts[1::2]
+    parts[1::2] = plain = list(map(decode if max(map(len, pieces)) <= _KEPT else _unkept(decode), pieces))
+    return "".join(parts), left, all(map(str.isascii, plain))
+
+
+def _unkept(decode: Callable[[str], str]) -> Callable[[str], str]:
+    """The same decoder, which keeps nothing: long pieces seldom come again, and would fill the memory."""
+    return getattr(decode, "__wrapped__", decode)
 
 
 def _folded(view: str) -> str:
-    """A view with characters that stand for ASCII as what they stand for."""
-    folds, holds, table = _compatible()
+    """A view with characters that stand for ASCII as what they stand for. Raises OverEncodedError for too many."""
+    folds, searches = _compatible()
     # Replacing is quicker than a walk over all characters, as long as few different ones are there.
-    foreign = view.encode().translate(None, _ASCII).decode()
-    if len(foreign) > _MUCH:
-        for character in _USUAL:
-            if character in view:
+    encoded = view.encode().translate(None, _ASCII)
+    if len(encoded) <= _MUCH:
+        found = folds.keys() & set(encoded.decode())
+        if len(found) <= _MANY:
+            for character in found:
                 view = view.replace(character, folds[character])
-        if view.isascii() or not holds(view):
             return view
-    found = folds.keys() & set(foreign)
-    if len(found) > _MANY:
-        return view.translate(table)
-    for character in found:
-        view = view.replace(character, folds[character])
+    for lead, search, fold in searches:
+        if lead in encoded:
+            try:
+                view = _replaced(view, MAX_FOLDED, search, fold)[0]
+            except OverEncodedError:
+                for character in _USUAL:
+                    view = view.replace(character, folds[character])
+                view = _replaced(view, MAX_FOLDED, search, fold)[0]
     return view
 
 
@@ -156,7 +203,7 @@ def _is_encoded() -> Callable[[str], bool]:
     """What tells quickly whether a text may hold anything encoded."""
     folded = "".join(f"\\x{{{ord(character):x}}}" for character in _compatible()[0])
     return linear(
-        r"%(?:[0-9a-fA-F]{2}|[uU][0-9a-fA-F]{4})|&(?:#|lt|gt|amp|quot|LT|GT|AMP|QUOT|[A-Za-z][A-Za-z0-9]{1,30};)"
+        r"%(?:[0-9a-fA-F]{2}|[uU][0-9a-fA-F]{4})|&(?:#[xX0-9]|lt|gt|amp|quot|LT|GT|AMP|QUOT|[A-Za-z][A-Za-z0-9]{1,30};)"
         r"|\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F{]|[0-7]{2})|\+A[A-H]|[\x00" + folded + "]"
     )
 
@@ -181,11 +228,14 @@ def _entity(text: str) -> str:
     if text[1] != "#":
         return html5.get(text[1:], text)
     number = text[2:].rstrip(";")
-    return _character(int(number[1:], 16) if number[0] in "xX" else int(number))
+    return _character(int(number[1:], 16) if number[0] in "xX" else int(number.lstrip("0") or "0"))
 
 
 @lru_cache(maxsize=4096)
 def _escape(text: str) -> str:
+    if text[1] == "u" and text[2] != "{":
+        units = bytes.fromhex(text.replace("\\u", ""))
+        return units.decode("utf-16-be", "ignore")
     if text[1] in "xu":
         return _character(int(text[2:].strip("{}"), 16))
     return _character(int(text[1:], 8))
@@ -202,15 +252,22 @@ def _character(code: int) -> str:
 
 
 @cache
-def _compatible() -> tuple[dict[str, str], Callable[[str], bool], dict[int, str]]:
-    """Characters -> the ASCII, or nothing, that they stand for; what tells if a text holds any; a table of both."""
+def _compatible() -> tuple[dict[str, str], tuple[tuple[bytes, re.Pattern[str], Callable[[str], str]], ...]]:
+    """Characters -> the ASCII, or nothing, that they stand for; twice a byte of theirs, what finds and what folds them.
+
+    One search for all would take eight times as long: the engine has a quick one for the first 65,536 characters only.
+    """
     folds = {
         chr(code): unicodedata.normalize("NFKC", chr(code)) for first, end in _BLOCKS for code in range(first, end)
     }
     folds = {character: plain for character, plain in folds.items() if plain.isascii()}
     folds |= dict.fromkeys(_UNSEEN, "") | _LOOKALIKES
-    holds = linear("[" + "".join(f"\\x{{{ord(character):x}}}" for character in folds) + "]")
-    return folds, holds, str.maketrans(folds)
+    near = "".join(re.escape(character) for character in folds if ord(character) < 0x10000)
+    far = "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in _BLOCKS if first >= 0x10000)
+    return folds, (
+        (b"", re.compile(f"([{near}])"), folds.__getitem__),
+        (b"\xf0", re.compile(f"([{far}])"), lambda character: folds.get(character, character)),
+    )
 
 
 _DECODERS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], str]], ...]] = (
