@@ -52,6 +52,7 @@ from toolpost import (
     tool_to_dict,
     tool_to_json,
 )
+from toolpost.authoring import serialize
 from toolpost.telemetry.usage import Price
 from toolpost.testing import FakeClock, executor_for
 
@@ -856,7 +857,9 @@ def test_what_is_no_spec_is_a_serialization_error(text: str | bytes) -> None:
         tool_from_json(text)
 
 
-def test_a_driver_of_ones_own_is_written_and_read() -> None:
+def test_a_driver_of_ones_own_is_written_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialize, "_drivers", dict(serialize._drivers))
+
     class MongoDbToolSpec(DbToolSpec):
         driver: str = "documents-mongodb"
         collection: str
