@@ -283,6 +283,20 @@ def test_a_service_named_by_a_url_needs_no_preparing(monkeypatch: pytest.MonkeyP
     assert main(["prepare", "redis"]) == 0
 
 
+def test_a_program_that_is_no_server_is_prepared_in_the_same_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(packages, "installable", lambda: True)
+    monkeypatch.setattr(packages, "apt_install", asked.append)
+
+    assert main(["prepare", "--install", "bubblewrap"]) == 1
+    assert asked == [["bubblewrap"]]
+    assert "tests that need bubblewrap cannot run here: install bubblewrap" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("before", [None, "exit 0"])
 def test_packages_start_nothing_and_the_old_policy_comes_back(
     before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 A URL in the environment wins (TOOLPOST_TEST_POSTGRES and so on); else the machine's own programs are used.
 """
 
+from tests.services.bubblewrap import Bubblewrap
 from tests.services.mongodb import Mongo
 from tests.services.moto import Dynamo
 from tests.services.oidc import Oidc
@@ -12,5 +13,21 @@ from tests.services.s3 import S3
 from tests.services.server import Missing, Server, StartFailed, in_ci
 
 KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Redis, S3, Dynamo, Mongo, Oidc)}
+PREPARED: dict[str, type[Server] | type[Bubblewrap]] = {**KINDS, Bubblewrap.name: Bubblewrap}
+"""What `prepare` gets: the servers, and a program that is none."""
 
-__all__ = ["KINDS", "S3", "Dynamo", "Missing", "Mongo", "Oidc", "Postgres", "Redis", "Server", "StartFailed", "in_ci"]
+__all__ = [
+    "KINDS",
+    "PREPARED",
+    "S3",
+    "Bubblewrap",
+    "Dynamo",
+    "Missing",
+    "Mongo",
+    "Oidc",
+    "Postgres",
+    "Redis",
+    "Server",
+    "StartFailed",
+    "in_ci",
+]

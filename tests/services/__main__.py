@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from tests.services import KINDS, Missing, Server, detached, in_ci, packages
+from tests.services import KINDS, PREPARED, Bubblewrap, Missing, Server, detached, in_ci, packages
 
 USUAL = ("postgres", "redis", "s3")
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     match options.verb:
         case "prepare":
-            return prepare(options.names or list(KINDS), install=options.install)
+            return prepare(options.names or list(PREPARED), install=options.install)
         case "serve":
             return serve(options.names or USUAL)
         case "up":
@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "serve": "start services, print their URLs, stop them at Ctrl-C",
         "up": "start services that go on by themselves, and print their environment",
     }.items():
-        verbs.add_parser(verb, help=text).add_argument("names", nargs="*", metavar="NAME", help=" ".join(KINDS))
+        names = PREPARED if verb == "prepare" else KINDS
+        verbs.add_parser(verb, help=text).add_argument("names", nargs="*", metavar="NAME", help=" ".join(names))
     verbs.choices["prepare"].add_argument("--install", action="store_true", help="as root, install Debian packages")
     verbs.add_parser("env", help="print the environment of what `up` has started")
     verbs.add_parser("down", help="stop what `up` has started")
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def prepare(names: list[str], *, install: bool) -> int:
     """Have everything there that no test has the time to wait for."""
-    kinds = [KINDS[name] for name in names if not os.environ.get(KINDS[name].variable)]
+    kinds = [PREPARED[name] for name in names if not os.environ.get(getattr(PREPARED[name], "variable", ""))]
     if install and packages.installable():
         wanted = [kind.package for kind in kinds if kind.package and not is_found(kind)]
         if wanted:
@@ -75,7 +76,7 @@ def prepare(names: list[str], *, install: bool) -> int:
     return int(missing > 0 and in_ci())
 
 
-def is_found(kind: type[Server]) -> bool:
+def is_found(kind: type[Server] | type[Bubblewrap]) -> bool:
     try:
         kind.find()
     except Missing:
