@@ -1,6 +1,7 @@
 """The benchmarks run and report in the shape that README.md and CI read; how fast anything was is not asserted."""
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
@@ -242,3 +243,48 @@ def test_stores_measures_each_operation_next_to_single_rows(tmp_path: Path) -> N
     for row in found["rows"]:
         assert row["per_s"] > 0
         assert row["p50_ms"] <= row["p99_ms"]
+
+
+def test_a_sandboxs_start_is_judged_by_what_it_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    sandbox = importlib.import_module("sandbox")
+    names = ("python", "bwrap", "bwrap python", "native warm Python begun", "native cold Python", "podman cold Python")
+    made = [sandbox.Contender(name, name, lambda: True) for name in names]
+    times = dict(zip(names, ([10.0], [4.0], [20.0], [1.0, 1.4, 9.0], [70.0], [900.0]), strict=True))
+
+    found = {row["name"]: row for row in sandbox.rows(made, times)}
+
+    assert {name: row["within"] for name, row in found.items() if row["bar"]} == {
+        "native warm Python begun": True,
+        "native cold Python": False,
+    }
+    assert (found["native warm Python begun"]["ratio"], found["native warm Python begun"]["p99_ms"]) == pytest.approx(
+        (0.14, 9.0)
+    )
+    assert "OVER" in sandbox.table(list(found.values()))
+    alone = sandbox.rows(made[3:4], {"native warm Python begun": [1.0]})
+    assert [row["within"] for row in alone] == [None]
+
+
+def test_sandbox_measures_its_back_ends_beside_bare_processes_and_looks_for_leaks(tmp_path: Path) -> None:
+    path = tmp_path / "sandbox.json"
+    done = run(
+        *("sandbox.py", "--rounds", "1", "--only", "native", "--concurrent", "4", "--leaks", "4", "--json", str(path))
+    )
+    assert path.exists(), done.stderr
+    found = json.loads(path.read_text())
+
+    rows = {row["name"]: row for row in found["rows"]}
+    assert {"python"} <= set(rows)
+    for row in rows.values():
+        assert 0 < row["min_ms"] <= row["p50_ms"] <= row["p99_ms"]
+    if "native" not in found["missing"]:
+        assert {"native warm Python begun", "native warm Python", "native warm shell", "native cold Python"} <= set(
+            rows
+        )
+        assert rows["native warm Python begun"]["min_ms"] < rows["native warm Python"]["min_ms"]
+    assert (found["concurrent"]["programs"], found["concurrent"]["failed"]) == (4, 0)
+    assert found["leaks"]["calls"] == 4
+    assert set(found["leaks"]["before"]) == set(found["leaks"]["after"])
+    over = any(row["within"] is False for row in rows.values())
+    assert done.returncode == int(over or not found["leaks"]["within"])

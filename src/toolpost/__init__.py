@@ -197,6 +197,9 @@ if TYPE_CHECKING:
         ToolRegistry as ToolRegistry,
         get_tool_registry as get_tool_registry,
     )
+    from toolpost.engine.sandboxes import (
+        sandboxes_of as sandboxes_of,
+    )
     from toolpost.engine.settings import (
         ExecutorConfig as ExecutorConfig,
     )
@@ -246,8 +249,23 @@ if TYPE_CHECKING:
     from toolpost.runners.http_response import (
         HttpResponse as HttpResponse,
     )
+    from toolpost.runners.sandboxes import (
+        Sandboxes as Sandboxes,
+    )
     from toolpost.runners.sql import (
         SqlDatabase as SqlDatabase,
+    )
+    from toolpost.sandbox.outcome import (
+        SandboxResult as SandboxResult,
+    )
+    from toolpost.sandbox.profile import (
+        Sandbox as Sandbox,
+        SandboxLimits as SandboxLimits,
+        SandboxMount as SandboxMount,
+        SandboxNetwork as SandboxNetwork,
+    )
+    from toolpost.sandbox.sessions import (
+        SandboxSession as SandboxSession,
     )
     from toolpost.security.api_keys import (
         ApiKey as ApiKey,
@@ -493,7 +511,14 @@ _EXPORTS: dict[str, str] = {
     "RetryableErrorType": "toolpost.calls.policies",
     "Revoked": "toolpost.calls.oauth",
     "SQLiteExecutor": "toolpost.engine.db_executors",
+    "Sandbox": "toolpost.sandbox.profile",
     "SandboxError": "toolpost.calls.errors",
+    "SandboxLimits": "toolpost.sandbox.profile",
+    "SandboxMount": "toolpost.sandbox.profile",
+    "SandboxNetwork": "toolpost.sandbox.profile",
+    "SandboxResult": "toolpost.sandbox.outcome",
+    "SandboxSession": "toolpost.sandbox.sessions",
+    "Sandboxes": "toolpost.runners.sandboxes",
     "SchemaError": "toolpost.calls.errors",
     "Screening": "toolpost.calls.policies",
     "SecretFilter": "toolpost.telemetry.logs",
@@ -565,6 +590,7 @@ _EXPORTS: dict[str, str] = {
     "register_service": "toolpost.calls.context",
     "run_in_executor": "toolpost.authoring.decorators",
     "safe_html": "toolpost.security.markup",
+    "sandboxes_of": "toolpost.engine.sandboxes",
     "sanitize_input": "toolpost.authoring.decorators",
     "screen_text": "toolpost.security.rules",
     "sql_tools": "toolpost.toolbox",
@@ -721,7 +747,14 @@ __all__ = [
     "RetryableErrorType",
     "Revoked",
     "SQLiteExecutor",
+    "Sandbox",
     "SandboxError",
+    "SandboxLimits",
+    "SandboxMount",
+    "SandboxNetwork",
+    "SandboxResult",
+    "SandboxSession",
+    "Sandboxes",
     "SchemaError",
     "Screening",
     "SecretFilter",
@@ -792,6 +825,7 @@ __all__ = [
     "register_service",
     "run_in_executor",
     "safe_html",
+    "sandboxes_of",
     "sanitize_input",
     "screen_text",
     "sql_tools",

@@ -82,6 +82,8 @@ DOCUMENTED_VARIABLES = {
     "MAX_INPUT_SIZE": ("4096", "max_input_size", 4096),
     "SANDBOX_ROOT": ("/srv/box", "sandbox_root", Path("/srv/box")),
     "TIMEOUT_SECONDS": ("2.5", "timeout", 2.5),
+    "TOOL_EXECUTOR_CPU_SECONDS": ("20", "sandbox_cpu_seconds", 20.0),
+    "TOOL_EXECUTOR_MEMORY_MB": ("256", "sandbox_memory_mb", 256),
     "ARCADE_API_KEY": ("k", "arcade_api_key", SecretStr("k")),
     "ARCADE_BASE_URL": ("https://a.example", "arcade_base_url", "https://a.example"),
     "OAUTH_CLIENT_ID": ("id", "oauth_client_id", "id"),

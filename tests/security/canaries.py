@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -46,7 +47,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(
-    answer: Answer = lambda path: OK, host: str = "127.0.0.1", port: int = 0
+    answer: Answer = lambda path: OK, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Listener]:
     """A listener at an address of this machine."""
     listener = Listener(answer)
@@ -59,11 +60,11 @@ async def listening(
         try:
             await listener.serve(reader, writer)
         except asyncio.CancelledError:
-            pass  # asyncio's server would log it
+            writer.transport.abort()  # and go no further: asyncio's server would log it
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, host, port)
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
     listener.port = server.sockets[0].getsockname()[1]
     try:
         yield listener

@@ -10,7 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.sandbox.played import Played
 from tests.transports.cli_shop import HERE, invoke
+from toolpost.sandbox import backends
+from toolpost.sandbox.outcome import Missing
+from toolpost.sandbox.profile import Control
 from toolpost.transports import cli_doctor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,14 +29,15 @@ def findings(*arguments: str, exit_code: int, **more: Any) -> dict[str, dict[str
 def test_all_is_well_here(tmp_path: Path) -> None:
     found = findings("--set", f"allowed_directories={tmp_path}", exit_code=0)
 
-    assert {finding["status"] for finding in found.values()} == {"ok"}
+    others = {check: finding for check, finding in found.items() if not check.startswith("sandbox ")}
+    assert {finding["status"] for finding in others.values()} == {"ok"}
     assert {"python", "pydantic", "configuration", "sandbox_root", "allowed directory", "event loop"} <= set(found)
     assert {"threads", "clock", "temporary files"} <= set(found)
     assert found[f"tools {HERE}"]["found"] == "8 load"
 
 
 def test_people_get_a_line_a_check() -> None:
-    lines = invoke("doctor").stdout.splitlines()
+    lines = [line for line in invoke("doctor").stdout.splitlines() if "sandbox" not in line and line[0] != " "]
 
     assert [line for line in lines if not re.match(r"ok    \S.*: \S", line)] == []
     assert len(lines) > 10
@@ -132,3 +137,67 @@ def test_stores_that_answer_are_said_to_and_those_that_do_not_fail(tmp_path: Pat
     assert (ill["records"]["status"], ill["blobs"]["status"]) == ("fail", "ok")
     assert "127.0.0.1:1" in ill["records"]["found"]
     assert "hunter2" not in str(ill)
+
+
+# -- sandboxes --------------------------------------------------------------------------------------------------------
+
+NO_NAMESPACES = {
+    control: Missing("user namespaces are off", "sysctl kernel.unprivileged_userns_clone=1")
+    for control in (Control.FILES, Control.NETWORK)
+}
+
+
+def with_back_ends(monkeypatch: pytest.MonkeyPatch, **played: Played) -> None:
+    """Has other back ends stand for our own: what machines lack cannot be had here."""
+    monkeypatch.setattr(backends, "BUILT_IN", {name: f"stand_in:{name}" for name in played})
+    monkeypatch.setattr(backends, "import_module", lambda module: type("M", (), played))
+
+
+def test_each_back_end_tells_what_is_held_by_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Played(name="native", missing={Control.LANDLOCK: Missing("the kernel has none", "boot with lsm=landlock")})
+    without = Played(name="bubblewrap", missing=NO_NAMESPACES)
+    with_back_ends(monkeypatch, native=held, bubblewrap=without)
+
+    found = findings(exit_code=0)
+
+    assert found["sandbox native"]["status"] == found["sandbox bubblewrap"]["status"] == "ok"
+    assert "runs programs; files, processes, network" in found["sandbox native"]["found"]
+    assert "by play; without landlock: the kernel has none" in found["sandbox native"]["found"]
+    assert found["sandbox bubblewrap"]["found"] == "is not needed; lacks files, network: user namespaces are off"
+    assert (held.starts, without.starts) == (0, 0)
+
+
+def test_where_no_back_end_holds_it_is_a_warning_and_a_failure_once_tools_need_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_back_ends(monkeypatch, native=Played(name="native", missing=NO_NAMESPACES))
+
+    unasked = findings(exit_code=0)["sandbox native"]
+    needed = findings("--set", "sandbox_tools=true", exit_code=1)["sandbox native"]
+
+    assert (unasked["status"], needed["status"]) == ("warn", "fail")
+    assert needed["found"] == "lacks files, network: user namespaces are off"
+    assert needed["way_out"] == "files, network: sysctl kernel.unprivileged_userns_clone=1"
+
+
+def test_a_back_end_that_lacks_everything_says_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = dict.fromkeys(Control, Missing("there are no namespaces", "run Linux"))
+    with_back_ends(monkeypatch, native=Played(name="native", missing=nothing))
+
+    found = findings(exit_code=0)["sandbox native"]
+
+    assert found["found"] == "lacks everything: there are no namespaces"
+    assert found["way_out"] == "everything: run Linux"
+
+
+def test_a_back_end_that_nobody_has_is_found() -> None:
+    found = findings("--set", "sandbox_backend=nativ", exit_code=1)["sandbox"]
+
+    assert "did you mean 'native'" in found["found"]
+
+
+def test_the_back_ends_of_this_machine_are_examined_and_nothing_is_left(tmp_path: Path) -> None:
+    found = findings("--set", f"sandbox_root={tmp_path}/boxes", exit_code=0)["sandbox native"]
+
+    assert re.match(r"(runs programs; .*files.* by |lacks )", found["found"])
+    assert list(tmp_path.glob("boxes/*")) == []

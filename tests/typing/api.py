@@ -11,6 +11,12 @@ from toolpost import (
     Cache,
     ExecutorConfig,
     InputValidationError,
+    Sandbox,
+    Sandboxes,
+    SandboxLimits,
+    SandboxNetwork,
+    SandboxResult,
+    SandboxSession,
     Tool,
     ToolCall,
     ToolContext,
@@ -21,9 +27,11 @@ from toolpost import (
     create_tool_call,
     decode_calls,
     run_in_executor,
+    sandboxes_of,
     validate_input,
 )
 from toolpost.testing import FakeClock, Recorder, executor_for
+from toolpost.toolbox import code_tools, shell_tools
 
 
 class Numbers(BaseTool):
@@ -86,3 +94,20 @@ async def use() -> None:
 
 with executor_for(double, clock=FakeClock()) as tested:
     assert_type(tested, ToolExecutor)
+
+
+async def sandboxed(ctx: ToolContext) -> None:
+    profile = Sandbox(limits=SandboxLimits(wall_s=5), network=SandboxNetwork(allow=("api.example.com",)))
+    async with Sandboxes(profile, warm=1) as boxes:
+        result = await boxes.run_python("1", files={"a.txt": "text", "b": b"bytes"}, timeout_s=1, deadline_s=2.0)
+        assert_type(result, SandboxResult)
+        assert_type(result.value, str | None)
+        async with boxes.session() as session:
+            assert_type(session, SandboxSession)
+            assert_type(await session.run(["ls", "-l"], stdin="x"), SandboxResult)
+        assert_type(boxes.run_blocking(["ls"]).stdout.text, str)
+    ctx.artifact("a.txt", b"x")
+    ctx.used(cpu_s=1.0)
+    assert_type(ctx.shared("boxes", Sandboxes), Sandboxes)
+    assert_type(sandboxes_of(ExecutorConfig()), Sandboxes)
+    assert_type([*shell_tools(boxes), *code_tools(lambda: Sandboxes(profile))], list[ToolDefinition])

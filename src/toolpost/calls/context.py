@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from toolpost.calls.artifacts import ADDING, add_artifact
 from toolpost.calls.egress import Egress
 from toolpost.calls.errors import CallCancelledError, ConfigurationError
 from toolpost.calls.events import Event, Logged, Progressed
@@ -16,8 +17,13 @@ from toolpost.calls.redaction import Redactor
 
 if TYPE_CHECKING:  # for readers and type checkers; nothing of it is loaded here
     from toolpost.runners.http_client import HttpClient
+    from toolpost.sandbox.backend import Gateway
+    from toolpost.sandbox.profile import SandboxNetwork
 
+T = TypeVar("T")
 LEVELS = ("debug", "info", "warning", "error", "critical")
+MEASURED = frozenset({"cpu_s", "peak_memory_bytes", "written_bytes", "denied_syscalls", "exit_signal"})
+"""Fields of ToolUsage that only a body can know."""
 
 
 class IToolMemory(Protocol):
@@ -96,6 +102,8 @@ class ContextGuards(Protocol):
     def forget(self, references: Iterable[str], /) -> None: ...
     async def token(self, context: Any, provider: str, fresh: bool = False, /) -> str: ...
     def token_sync(self, context: Any, provider: str, fresh: bool = False, /) -> str: ...
+    def shared(self, name: Hashable, make: Callable[[], Any], /) -> Any: ...
+    def gateway(self, context: Any, network: Any, /) -> Any: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,6 +147,8 @@ class ToolContext:
     _egress: Egress | None = field(default=None, repr=False)
     _call: tuple[Any, Mapping[str, Any]] | None = field(default=None, repr=False)
     _grant: Grant | None = field(default=None, repr=False)
+    _artifacts: dict[str, bytes] | None = field(default=None, repr=False)
+    _used: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def http(self) -> HttpClient:
@@ -173,8 +183,53 @@ class ToolContext:
 
     def _guarded(self) -> ContextGuards:
         if self._guards is None:
-            raise ConfigurationError("only the context of a call that an executor runs has http, secret and token")
+            raise ConfigurationError(
+                "only the context of a call that an executor runs has http, secret, token and shared"
+            )
         return self._guards
+
+    def artifact(self, name: str, data: bytes | str) -> None:
+        """Give a file beside the value: ToolResult.artifacts has it by its name, a relative path such as "a/b.png".
+
+        Secrets are hidden in text, and what is no text is left out where it holds one. A result with artifacts is not
+        cached, and a replay by an idempotency key has none. Raises OutputValidationError for more than 256 of them, or
+        than 64 MiB in all, and for a name that is none.
+        """
+        with ADDING:
+            artifacts = {} if self._artifacts is None else dict(self._artifacts)
+            add_artifact(artifacts, name, data)
+            self._artifacts = artifacts
+
+    @property
+    def artifacts(self) -> Mapping[str, bytes]:
+        """Those that were given so far, as they were given."""
+        return dict(self._artifacts or {})
+
+    def used(self, **amounts: Any) -> None:
+        """Say what the body used, for ToolResult.usage: cpu_s, peak_memory_bytes, written_bytes, denied_syscalls, ...
+
+        Raises ConfigurationError for what is none of those fields of ToolUsage that only a body can know.
+        """
+        unknown = sorted(amounts.keys() - MEASURED)
+        if unknown:
+            raise ConfigurationError(f"used takes {', '.join(sorted(MEASURED))}, but not {unknown[0]}")
+        self._used = {**(self._used or {}), **amounts}
+
+    def shared(self, name: Hashable, make: Callable[[], T]) -> T:
+        """The thing of that name that the executor keeps for its tools, made when it is first asked for.
+
+        It is closed with the executor, by its close().
+        """
+        kept: T = self._guarded().shared(name, make)
+        return kept
+
+    def gateway(self, network: SandboxNetwork) -> Gateway:
+        """The way to network's hosts for a program of Sandboxes.run(gateway=...).
+
+        It reaches what the tool and its executor may reach, with secrets that the executor resolves.
+        """
+        way: Gateway = self._guarded().gateway(self, network)
+        return way
 
     def progress(self, value: float, total: float | None = None, message: str | None = None) -> None:
         """Tell how far the call is. Safe from threads; does nothing when nobody listens."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
+from toolpost.calls.artifacts import listed
 from toolpost.calls.errors import Outcome, Rejected, ToolExecutionError
 
 Source = Literal["run", "cache", "replay"]
@@ -35,7 +36,11 @@ class ToolReturnTarget(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class ToolUsage:
-    """What one call used. Bytes are of the JSON text of arguments and result; cost is in US dollars."""
+    """What one call used. Bytes are of the JSON text of arguments and result; cost is in US dollars.
+
+    What is below circuit_opened is told by the body, of its last attempt: processor time, the most memory, bytes that
+    its program wrote, system calls that were refused, by name, and the signal that ended it. None where nobody knows.
+    """
 
     input_bytes: int = 0
     output_bytes: int = 0
@@ -47,6 +52,11 @@ class ToolUsage:
     cached_hit: bool = False
     idempotency_reused: bool = False
     circuit_opened: bool = False
+    cpu_s: float = 0.0
+    peak_memory_bytes: int | None = None
+    written_bytes: int = 0
+    denied_syscalls: Mapping[str, int] | None = None
+    exit_signal: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +164,24 @@ class ToolResult:
         out["status_code"] = self.status_code
         out["execution_time_ms"] = round(self.execution_time_ms, 3)
         out["metadata"] = dict(self.metadata)
+        if self.artifacts:
+            out["artifacts"] = listed(self.artifacts)
         return out
+
+
+def content_of(result: ToolResult) -> Any:
+    """What a model is shown of a result that succeeded: its content, and names and sizes of its artifacts.
+
+    An object has them as "artifacts", unless it says so itself; anything else becomes text with a line below.
+    """
+    content = result.content
+    if not result.artifacts:
+        return content
+    if isinstance(content, Mapping):
+        return {"artifacts": listed(result.artifacts), **content}
+    text = content if isinstance(content, str) else orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS).decode()
+    named = ", ".join(f"{name} ({len(data)} bytes)" for name, data in result.artifacts.items())
+    return f"{text}\n[artifacts: {named}]"
 
 
 WAYS_ON = ("approval_id", "arguments", "authorization_url", "flow_id")
@@ -191,7 +218,7 @@ def failed_result(
 def format_tool_result_for_llm(result: ToolResult) -> dict[str, Any]:
     """The message that gives a result back to a model: role, tool_call_id, name, and content as JSON text."""
     if result.success:
-        content: Any = result.data
+        content: Any = result.data if not result.artifacts else content_of(result)
     else:
         content = {"error": result.error, "status_code": result.status_code}
         if result.failure is not None and "errors" in result.failure.details:

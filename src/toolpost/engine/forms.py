@@ -139,6 +139,12 @@ Factor = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Form("a
 Seconds = Annotated[
     float, Field(strict=True, ge=0, le=_LIMIT_S), Form("a number of seconds from 0 to 1000000000", number)
 ]
+SomeSeconds = Annotated[
+    float,
+    Field(strict=True, gt=0, le=_LIMIT_S),
+    Form("a number of seconds, more than 0 and at most 1000000000", number),
+]
+Megabytes = Annotated[int, Field(strict=True, ge=16), Form("a whole number, 16 or more", number)]
 Deadline = Annotated[
     Annotated[float, Field(strict=True, gt=0, le=_LIMIT_S)] | None,
     Form("a number of seconds, more than 0 and at most 1000000000, or none for no deadline", number_or_none),

@@ -31,6 +31,8 @@ from toolpost.telemetry.audit import AuditLog
 
 if TYPE_CHECKING:
     from toolpost.runners.http_client import HttpClient
+    from toolpost.sandbox.backend import Gateway
+    from toolpost.sandbox.profile import SandboxNetwork
 
 
 class Guards:
@@ -191,6 +193,16 @@ class Guards:
         if self.resources is None:
             raise ConfigurationError("ctx.http is there once the executor is")
         return HttpClient(context, self.egress.reach(context._egress), self.resources)
+
+    def gateway(self, context: ToolContext, network: SandboxNetwork, /) -> Gateway:
+        """The proxy of such a network for such a tool, kept until the executor is closed, or settings change."""
+        from toolpost.runners.sandbox_proxy import SandboxProxy
+
+        reach = self.egress.reach(context._egress)
+        headers = sorted((host, *sorted(added.items())) for host, added in network.headers.items())
+        name = ("gateway", network.allow, tuple(headers), reach)
+        made: Gateway = self.shared(name, lambda: SandboxProxy(network, reach, self.reveal, self.forget))
+        return made
 
     async def secret(self, context: ToolContext, reference: str, fresh: bool = False, /) -> Revealed:
         """A secret for a body: one that its author named, or that secrets_allowed has."""

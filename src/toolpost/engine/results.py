@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from toolpost.calls.call import ToolCall
@@ -46,6 +47,7 @@ def failed(call: ToolCall, entry: Entry, inv: Invocation, error: ToolExecutionEr
         attempts=inv.attempts,
         source=inv.source,
         usage=used(entry.definition, entry.calculator, inv, None, failed=True),
+        artifacts=inv.artifacts or {},
         warnings=inv.warnings or [],
         explanation=inv.explanation,
     )
@@ -55,7 +57,7 @@ def used(
     definition: ToolDefinition, calculator: UsageCalculator | None, inv: Invocation, value: Any, *, failed: bool
 ) -> ToolUsage:
     """What a call used; the same wherever the engine runs. Arguments that were refused as such are not counted."""
-    return usage_of(
+    usage = usage_of(
         calculator,
         inv.arguments if hasattr(inv, "kwargs") else {},
         value,
@@ -66,6 +68,9 @@ def used(
         idempotency_reused=inv.source == "replay",
         circuit_opened=inv.circuit_opened,
     )
+    if inv.context is not None and inv.context._used:
+        return replace(usage, **inv.context._used)
+    return usage
 
 
 def succeeded(call: ToolCall, entry: Entry, inv: Invocation, value: Any, elapsed_s: float, now: float) -> ToolResult:
@@ -84,6 +89,7 @@ def succeeded(call: ToolCall, entry: Entry, inv: Invocation, value: Any, elapsed
         source=inv.source,
         attempts=inv.attempts,
         usage=used(entry.definition, entry.calculator, inv, value, failed=False),
+        artifacts=inv.artifacts or {},
         warnings=inv.warnings or [],
         explanation=inv.explanation,
     )

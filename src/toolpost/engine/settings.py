@@ -134,6 +134,23 @@ class ExecutorConfig(BaseModel):
         (), description="Directories in and below which tools open files; empty leaves it to the tool."
     )
     sandbox_root: forms.Folder = Field(Path("/tmp/tool-exec"), description="Directory in which sandboxes are made.")
+    sandbox_backend: forms.Word = Field(
+        "auto",
+        description="What runs programs in sandboxes: native, bubblewrap, a plugin's, or auto for the first that holds "
+        "to all that is required.",
+    )
+    sandbox_tools: forms.Switch = Field(
+        False, description="Whether Shell.Run and Code.Python are among the standard tools."
+    )
+    sandbox_cpu_seconds: forms.SomeSeconds = Field(
+        15.0, description="Seconds of processor time that each process in a sandbox may use."
+    )
+    sandbox_memory_mb: forms.Megabytes = Field(
+        512, description="MiB of memory that a sandbox may use, its files included."
+    )
+    sandbox_packages: forms.Words = Field(
+        (), description="Installed distributions that Python in a sandbox may import, with what they depend on."
+    )
 
     enable_security_checks: forms.Switch = Field(True, description="Whether text in arguments is screened.")
     security_level: forms.SecurityLevelSetting = Field("medium", description="How much is screened.")

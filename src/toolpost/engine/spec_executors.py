@@ -129,6 +129,7 @@ class BaseToolExecutor:
             return_target=self.spec.return_target,
             usage=self._calculate_usage(inv.arguments, value, inv),
             logs=list(inv.logs or ()),
+            artifacts=inv.artifacts or {},
             warnings=inv.warnings or [],
             explanation=inv.explanation,
         )
@@ -159,6 +160,7 @@ class BaseToolExecutor:
                 "attempts": inv.attempts,
                 "source": inv.source,
                 "logs": list(inv.logs or ()),
+                "artifacts": inv.artifacts or {},
                 "warnings": inv.warnings or [],
                 "explanation": inv.explanation,
             }

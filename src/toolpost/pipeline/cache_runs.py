@@ -102,7 +102,8 @@ class Kept:
         self.limit_s = timeout.total_s if timeout is not None else None
         self.plain = not (policy.stale_s or policy.negative_s or policy.tags or self.shared_key is not None)
         """Whether a hit needs nothing but the entry."""
-        self.lean = self.plain and self.ttl is None and tool.output_check is None
+        takes_context = getattr(tool.body, "context", None) is not None  # what may give artifacts
+        self.lean = self.plain and self.ttl is None and tool.output_check is None and not takes_context
         """Whether a value needs only to be put."""
         self.max_bytes = policy.max_bytes
         self.keep = services.cache.keeper(self.fixed_ttl_s, policy.max_bytes)
@@ -305,6 +306,8 @@ class Kept:
 
     def _keep(self, inv: Invocation, key: Hashable, value: Any, begun: Begun) -> Entry | None:
         """Keep a value, unless it is none, or void by now. Raises OutputValidationError for what is no result."""
+        if inv.artifacts:
+            return None  # a hit would be less than the run was
         output_check = self.tool.output_check
         if inv.encode or output_check is not None:
             json = to_json(value)  # raises for what is no result: that is never kept

@@ -45,6 +45,7 @@ class Invocation:
     effect_key: str | None = None
     circuit_opened: bool = False
     warnings: list[str] | None = None
+    artifacts: dict[str, bytes] | None = None
     on_timeout: Outcome = "stopped"
     bodies: Bodies | None = None
     handed: ToolContext | None = None

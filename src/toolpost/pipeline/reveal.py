@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from toolpost.calls.artifacts import without_secrets
 from toolpost.calls.definition import FunctionBody, ToolDefinition
 from toolpost.calls.policies import given
 from toolpost.calls.redaction import Redactor
@@ -29,6 +31,8 @@ def reveal(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     if not redactor.active and not _may_ask(tool, services):
         return next
     next = stepped(next)
+    if isinstance(tool.body, FunctionBody) and tool.body.context is not None:
+        next = _carrying(next, redactor, services.metrics.tool(tool.name).use)
 
     def handler(inv: Invocation) -> Awaitable[Any]:
         instead: BaseException | None = None
@@ -59,6 +63,43 @@ def reveal(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         return _value(value, inv, redactor) if redactor.active else value
 
     return steps(handler)
+
+
+def _carrying(next: Handler, redactor: Redactor, count: Callable[[Mapping[str, Any]], None]) -> Handler:
+    """Take over what an attempt gave beside its value: artifacts without secrets, and what it used."""
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        try:
+            work = next(inv)
+        except BaseException:
+            carry(inv)
+            raise
+        if work is not inv:
+            return suspended(work, inv)
+        carry(inv)
+        return inv
+
+    async def suspended(work: Awaitable[Any], inv: Invocation) -> Any:
+        try:
+            return await work
+        finally:
+            carry(inv)
+
+    def carry(inv: Invocation) -> None:
+        context = inv.context
+        if context is None:
+            return
+        inv.artifacts = None
+        if context._artifacts:
+            inv.artifacts, withheld = without_secrets(context._artifacts, redactor)
+            if withheld:
+                inv.note("reveal", "withheld artifacts that show secrets")
+                said = f"artifacts left out, because they show a secret: {', '.join(withheld)}"
+                inv.warnings = [*(inv.warnings or ()), said]
+        if context._used:
+            count(context._used)
+
+    return stepped(steps(handler))
 
 
 def _may_ask(tool: ToolDefinition, services: Services) -> bool:

@@ -14,6 +14,7 @@ from toolpost.calls.errors import (
     EngineError,
     OperationError,
     Rejected,
+    SandboxError,
     ToolExecutionError,
     ToolTimeoutError,
 )
@@ -178,7 +179,8 @@ def _own(raised: ToolExecutionError, tool: ToolDefinition) -> ToolExecutionError
         error.__cause__, error.__suppress_context__ = raised.__cause__, True
         error.__traceback__, raised.__traceback__ = raised.__traceback__, None
     error.tool = tool.name
-    if error.outcome == "not_run" and not isinstance(error, ToolTimeoutError):
+    own = isinstance(error, SandboxError) and raised.tool == tool.name  # a body that is nothing but a program says so
+    if error.outcome == "not_run" and not own and not isinstance(error, ToolTimeoutError):
         error.outcome = "ran"
     return error
 

@@ -106,4 +106,7 @@ class Clients:
         with self._lock:
             made, self._made = list(self._made.values()), {}
         for thing in made:
-            thing.close()
+            try:
+                thing.close()
+            except Exception:
+                logger.exception("%s could not be closed", type(thing).__name__)

@@ -104,6 +104,7 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     context._guards, context._egress = resources.guards, given(tool.policies.egress)
     context._call = (getattr(tool.body, "func", None), run.kwargs)
     context._logs, context._grant = run.logs, run.grant
+    context._artifacts = context._used = None
     return context
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import cache
 from typing import Any, Final
 
 try:
+    import h11
     import httpcore
     import httpx
 except ModuleNotFoundError as missing:  # pragma: no cover
@@ -87,7 +89,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             raise denied("host-header", "the Host header must be the host of the URL; leave it out")
         request.extensions.pop("sni_hostname", None)
         if self._proxy is not None:
-            await self._look(url)
+            await _look(self.reach, url.raw_host.decode("ascii"), url.port or DEFAULT_PORTS[url.scheme])
         with _as_httpx():
             answer = await self._pool.handle_async_request(
                 httpcore.Request(
@@ -116,17 +118,63 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         if self.reach.admit(scheme, host, url.port or DEFAULT_PORTS.get(scheme, 0)) != host and ":" not in host:
             raise denied("host-form", f"{host!r:.100} is not written as it is connected to")
 
-    async def _look(self, url: httpx.URL) -> None:
-        """Check what a name leads to, as far as it can be seen from here; the proxy resolves it for itself."""
-        host, port = url.raw_host.decode("ascii"), url.port or DEFAULT_PORTS[url.scheme]
-        try:
-            await self.reach.addresses(host, port)
-        except OSError:
-            self.reach.check_unresolved(host, port)
-
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
+
+
+async def guarded_tunnel(reach: Reach, host: str, port: int, *, timeout_s: float) -> httpcore.AsyncNetworkStream:
+    """A connection for bytes of any kind to a host that reach has admitted; through the proxy, where there is one.
+
+    Raises EgressDeniedError for where the name leads, and what httpx raises for all that can go wrong.
+    """
+    proxy = reach.guard.proxy
+    network = _Network(reach, proxy)
+    with _as_httpx():
+        if proxy is None:
+            return await network.connect_tcp(host, port, timeout_s)
+        await _look(reach, host, port)
+        stream = await network.connect_tcp(proxy.host, proxy.port, timeout_s)
+        try:
+            if proxy.scheme == "https":
+                stream = await stream.start_tls(trust(), proxy.host, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await _ask_for_tunnel(stream, proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except TimeoutError as error:
+            await stream.aclose()
+            raise httpcore.ConnectTimeout(f"the proxy did not answer within {timeout_s:g} s") from error
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
+
+
+async def _ask_for_tunnel(stream: httpcore.AsyncNetworkStream, proxy: Proxy, authority: str) -> None:
+    headers = [("Host", authority)]
+    if proxy.user or proxy.password:
+        both = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
+        headers.append(("Proxy-Authorization", f"Basic {both}"))
+    asked = h11.Connection(h11.CLIENT)
+    await stream.write(asked.send(h11.Request(method="CONNECT", target=authority, headers=headers)) or b"")
+    while True:
+        try:
+            event = asked.next_event()
+        except h11.RemoteProtocolError as error:
+            raise httpcore.ProxyError(f"the proxy answers with what is no HTTP: {error}") from error
+        if event is h11.NEED_DATA:
+            asked.receive_data(await stream.read(1))  # what comes behind the head is the tunnel's
+        elif isinstance(event, h11.Response) and 200 <= event.status_code < 300:
+            return
+        elif not isinstance(event, h11.InformationalResponse):
+            raise httpcore.ProxyError(f"the proxy refuses a tunnel: {getattr(event, 'status_code', 'it hung up')}")
+
+
+async def _look(reach: Reach, host: str, port: int) -> None:
+    """Check what a name leads to, as far as it can be seen from here; the proxy resolves it for itself."""
+    try:
+        await reach.addresses(host, port)
+    except OSError:
+        reach.check_unresolved(host, port)
 
 
 class _Network(httpcore.AsyncNetworkBackend):

@@ -8,6 +8,7 @@ import sys
 import threading
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -45,6 +46,58 @@ def _middle(bucket: int) -> float:
     return float(2.0 * low / (1.0 + low / high))
 
 
+class Programs:
+    """What programs used: sums, but the most memory that one of them had. Counts by name are bounded as errors are."""
+
+    __slots__ = ("cpu_s", "denied_syscalls", "peak_memory_bytes", "runs", "signals", "written_bytes")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.cpu_s = 0.0
+        self.peak_memory_bytes = 0
+        self.written_bytes = 0
+        self.denied_syscalls: dict[str, int] = {}
+        self.signals: dict[str, int] = {}
+
+    def count(self, used: Mapping[str, Any]) -> None:
+        """Count one program."""
+        self.runs += 1
+        self.cpu_s += used.get("cpu_s") or 0.0
+        self.written_bytes += used.get("written_bytes") or 0
+        self.peak_memory_bytes = max(self.peak_memory_bytes, used.get("peak_memory_bytes") or 0)
+        for name, n in (used.get("denied_syscalls") or {}).items():
+            _add_bounded(self.denied_syscalls, name, n)
+        if used.get("exit_signal"):
+            _add_bounded(self.signals, used["exit_signal"], 1)
+
+    def add(self, other: Programs) -> None:
+        """Count other's programs here too."""
+        self.runs += other.runs
+        self.cpu_s += other.cpu_s
+        self.written_bytes += other.written_bytes
+        self.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
+        for mine, theirs in ((self.denied_syscalls, other.denied_syscalls), (self.signals, other.signals)):
+            for name, n in theirs.items():
+                _add_bounded(mine, name, n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "runs": self.runs,
+            "cpu_s": self.cpu_s,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "written_bytes": self.written_bytes,
+            "denied_syscalls": dict(self.denied_syscalls),
+            "signals": dict(self.signals),
+        }
+
+
+def _add_bounded(counts: dict[str, int], name: str, n: int) -> None:
+    if name not in counts and len(counts) >= MAX_ERROR_CODES:
+        name = OTHER
+    counts[name] = counts.get(name, 0) + n
+
+
 class Totals:
     """What became of a number of calls: a plain value without a lock, which can be added to another.
 
@@ -60,6 +113,7 @@ class Totals:
         "cache_hits",
         "errors",
         "failures",
+        "programs",
         "rejected",
         "replays",
         "requests",
@@ -74,6 +128,8 @@ class Totals:
         self.replays = 0
         self.total_s = 0.0
         self.errors: dict[str, int] = {}
+        self.programs: Programs | None = None
+        """What programs used that bodies ran, None where no body has told of any."""
         self._lowest_s = math.inf
         self._highest_s = 0.0
         self._histogram: Counter[int] = Counter()
@@ -104,6 +160,9 @@ class Totals:
         self._histogram.update(other._histogram)
         for code, n in other.errors.items():
             self.add_error(code, n)
+        if other.programs is not None:
+            self.programs = self.programs or Programs()
+            self.programs.add(other.programs)
 
     def add_durations(self, durations_s: list[float]) -> None:
         """Take up one call for each duration. What is no duration (negative, not finite) counts as 0.0."""
@@ -150,6 +209,7 @@ class Totals:
         """As JSON. Durations are seconds, rates shares between 0 and 1; without a call every number is 0."""
         requests = self.requests
         successes = max(0, requests - self.failures)
+        programs = {} if self.programs is None else {"programs": self.programs.to_dict()}
         return {
             "requests": requests,
             "failures": self.failures,
@@ -166,6 +226,7 @@ class Totals:
             "p95": self.quantile(0.95) or 0.0,
             "p99": self.quantile(0.99) or 0.0,
             "errors": dict(self.errors),
+            **programs,
         }
 
 
@@ -209,6 +270,14 @@ class ToolStats:
             full = len(self._failed) >= BATCH
         if full:
             self.tend()
+
+    def use(self, used: Mapping[str, Any]) -> None:
+        """Count what one program used: fields of ToolUsage that only a body can know."""
+        with self._lock:
+            totals = self._totals
+            if totals.programs is None:
+                totals.programs = Programs()
+            totals.programs.count(used)
 
     def tend(self) -> None:
         """Fold what is pending, unless another thread is at it: then the next call will see to it."""

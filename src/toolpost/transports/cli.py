@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolpost.transports.cli_approvals import approvals
+from toolpost.transports.cli_artifacts import write_artifacts
 from toolpost.transports.cli_audit import audit
 from toolpost.transports.cli_doctor import doctor
 from toolpost.transports.cli_grants import grants
@@ -187,6 +189,7 @@ def show(setup: Setup, name: str, format: Format | None, strict: bool) -> None:
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds the call may take.")
 @click.option("--idempotency-key", help="Calls with one key run once, where the tool keeps to keys.")
 @click.option("--explain", is_flag=True, help="Tell on stderr what each stage decided, why, and how long it took.")
+@click.option("--artifacts", type=click.Path(path_type=Path), help="Write files that the tool gives into this folder.")
 @pass_setup
 def call(
     setup: Setup,
@@ -201,6 +204,7 @@ def call(
     deadline: float | None,
     idempotency_key: str | None,
     explain: bool,
+    artifacts: Path | None,
 ) -> int:
     """Call a tool and print what it gives.
 
@@ -225,6 +229,9 @@ def call(
         write_value(result.content, setup.out)
     else:
         say(f"error: {failure_sentence(result)}")
+    if artifacts is not None:
+        for problem in write_artifacts(result.artifacts, artifacts):
+            say(problem)
     if result.success:
         return ExitCode.OK
     return ExitCode.REJECTED if result.status == "rejected" else ExitCode.FAILED

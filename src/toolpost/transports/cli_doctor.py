@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ from toolpost.transports.cli_show import console, is_styled, printable, say, wri
 
 if TYPE_CHECKING:
     from toolpost.engine.executor import ToolExecutor
+    from toolpost.engine.sandboxes import Examined
     from toolpost.engine.settings import ExecutorConfig
 
 REQUIRED = {"click": "8.1", "jsonschema-rs": "0.60", "orjson": "3.11", "pydantic": "2.12", "rich": "14"}
@@ -74,6 +75,7 @@ def _examine(setup: Setup) -> Iterator[Finding]:
     yield from _folders(config)
     yield from _directories(config)
     yield from _stores(config)
+    yield from _sandboxes(config)
     yield from _tools(setup, config)
     yield _attempt("event loop", _loop_works, "asyncio cannot run here; see what limits processes and sockets")
     yield _attempt("threads", _threads_work, "no thread can be started; raise the limit of processes (ulimit -u)")
@@ -179,6 +181,50 @@ def _directories(config: ExecutorConfig) -> Iterator[Finding]:
             continue
         way_out = "make it, let it be read, or take it out of allowed_directories"
         yield Finding(status="fail", check=check, found=problem, way_out=way_out)
+
+
+def _sandboxes(config: ExecutorConfig) -> Iterator[Finding]:
+    """What each back end can hold programs to. That none can is a failure only where tools need it."""
+    from toolpost.calls.errors import ConfigurationError
+    from toolpost.engine.sandboxes import examined
+
+    try:
+        found = examined(config)
+    except ConfigurationError as exc:
+        yield Finding(status="fail", check="sandbox", found=exc.message, way_out="set sandbox_backend to auto")
+        return
+    taken = next((one for one in found if not one.lacks), None)
+    for one in found:
+        check = f"sandbox {one.backend}"
+        if not one.lacks:
+            first = "runs programs" if one is taken else "could run programs"
+            yield Finding(status="ok", check=check, found=f"{first}; {_held(one)}")
+            continue
+        lacks = f"lacks {_controls(one.lacks, 0, one.lacks_all)}"
+        if taken is not None:
+            yield Finding(status="ok", check=check, found=f"is not needed; {lacks}")
+        else:
+            status: Status = "fail" if config.sandbox_tools else "warn"
+            yield Finding(status=status, check=check, found=lacks, way_out=_controls(one.lacks, 1, one.lacks_all))
+
+
+def _held(one: Examined) -> str:
+    """By what each control is held, those held by the same together; and what is not."""
+    by: dict[str, list[str]] = {}
+    for control, what in one.held.items():
+        by.setdefault(what, []).append(f"{control} (best effort)" if control in one.best_effort else control)
+    said = "; ".join(f"{', '.join(controls)} by {what}" for what, controls in by.items())
+    return f"{said}; without {_controls(one.missing, 0)}" if one.missing else said
+
+
+def _controls(missing: Mapping[str, tuple[str, str]], which: int, are_all: bool = False) -> str:
+    """Controls that are missing for the same reason (0), or have the same way out (1), together with that."""
+    by: dict[str, list[str]] = {}
+    for control, told in missing.items():
+        by.setdefault(told[which], []).append(control)
+    if are_all and len(by) == 1:
+        return f"everything: {next(iter(by))}"
+    return "; ".join(f"{', '.join(controls)}: {what}" for what, controls in by.items())
 
 
 def _tools(setup: Setup, config: ExecutorConfig) -> Iterator[Finding]:

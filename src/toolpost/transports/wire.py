@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 
 from toolpost.calls import Caller, ToolCall, ToolResult, new_id
+from toolpost.calls.artifacts import listed
 from toolpost.calls.errors import ConfigurationError, InputValidationError
+from toolpost.calls.result import content_of
 from toolpost.transports.wire_calls import (
     CUT,
     Found,
@@ -33,6 +35,7 @@ from toolpost.transports.wire_tools import (
 )
 
 __all__ = [
+    "ARTIFACTS",
     "CALL_ID",
     "FORMATS",
     "LOCAL_ID",
@@ -54,6 +57,8 @@ LOCAL_ID = "toolpost-"
 
 CALL_ID = "toolpost/call_id"
 """The key under an MCP result's _meta that holds the call's id."""
+ARTIFACTS = "toolpost/artifacts"
+"""The key there that holds names and sizes of artifacts."""
 
 
 def decode_calls(
@@ -167,7 +172,7 @@ def _error(result: ToolResult) -> dict[str, Any]:
 
 
 def _text(result: ToolResult) -> str:
-    value = result.content if result.success else {"error": _error(result)}
+    value = content_of(result) if result.success else {"error": _error(result)}
     return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
@@ -176,7 +181,7 @@ def _gemini_response(result: ToolResult) -> dict[str, Any]:
         return {"error": _error(result)}
     # Gemini reads a "$ref" in a response as a reference of its own and refuses it: such a value goes as text.
     text = _text(result)
-    return {"output": text if '"$ref"' in text else result.content}
+    return {"output": text if '"$ref"' in text else content_of(result)}
 
 
 def _mcp_result(result: ToolResult) -> dict[str, Any]:
@@ -186,7 +191,10 @@ def _mcp_result(result: ToolResult) -> dict[str, Any]:
     }
     if result.success and isinstance(result.data, Mapping):  # up to 2025-11-25 only an object may stand here
         out["structuredContent"] = dict(result.data)
-    return {**out, "resultType": "complete", "_meta": {CALL_ID: result.call_id}}
+    meta: dict[str, Any] = {CALL_ID: result.call_id}
+    if result.artifacts:
+        meta[ARTIFACTS] = listed(result.artifacts)
+    return {**out, "resultType": "complete", "_meta": meta}
 
 
 def _id(id: Any) -> str:
