@@ -43,11 +43,12 @@ prepare: .venv/.ready ## Get the servers that the tests use, once
 services: prepare ## Run the servers that the tests use, until Ctrl-C
 	@.venv/bin/python -m tests.services serve
 
-bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries, what policies add, and what screening costs
+bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries, what policies add, what screening and sandboxes cost
 	@mkdir -p build
 	.venv-bench/bin/python benchmarks/overhead.py $(BENCH_ARGS)
 	.venv-bench/bin/python benchmarks/policies.py --json build/policies.json
 	.venv-bench/bin/python benchmarks/screening.py --json build/screening.json
+	.venv-bench/bin/python benchmarks/sandbox.py --concurrent 100 --leaks 10000 --json build/sandbox.json
 
 fuzz: .venv/.fuzz ## Look for inputs that break a promise, FUZZ_SECONDS (60) for each target
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python -m tests.fuzz $(FUZZ_ARGS)
