@@ -150,6 +150,30 @@ def test_what_the_program_left_running_is_gone_when_it_has_ended(backend: Native
     assert (result.status, result.usage.processes) == ("ok", 6)
 
 
+@pytest.mark.parametrize("script", ["true", "sleep 100 & sleep 100 & exit 3", "setsid sleep 100 & kill -9 $$"])
+def test_nothing_of_a_program_lives_when_its_result_is_there(make: Callable[..., NativeBackend], script: str) -> None:
+    backend = make(warm=0)
+    backend.start()
+    for _ in range(10):
+        shell(backend, script)
+
+        assert not [pid for pid in children(launcher_of(backend)) if alive(pid)]
+
+
+@pytest.mark.parametrize("how", ["close_session", "close"])
+def test_nothing_of_a_session_lives_when_it_is_closed(make: Callable[..., NativeBackend], how: str) -> None:
+    backend = make(warm=0)
+    backend.start()
+    session, launcher = backend.open_session(), launcher_of(backend)
+    backend.run(Job(argv=("true",), limits=PROFILE.limits, session=session))
+    there = children(launcher)
+    assert any(map(alive, there))
+
+    backend.close_session(session) if how == "close_session" else backend.close()
+
+    assert not any(map(alive, there))
+
+
 def test_a_program_waits_for_its_own_children_only(backend: NativeBackend) -> None:
     code = (
         "import os\nif os.fork() == 0: os._exit(3)\nos.wait()\ntry: os.wait()\nexcept ChildProcessError: print('none')"

@@ -145,11 +145,6 @@ class Group:
             processes_refused=now.processes_refused - self._before.processes_refused,
         )
 
-    def processes(self) -> int | None:
-        """How many threads are in it, those that have ended and were not waited for too; None where it cannot tell."""
-        text = self._text("process_count", "pids.current") if "process_count" in self._places else ""
-        return int(text) if text.isdigit() else None
-
     def reset(self) -> None:
         """Count from nought again and go back to the first limits. Raises OSError where processes are left in it."""
         left = members(self.folders)

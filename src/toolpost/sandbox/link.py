@@ -27,6 +27,8 @@ logger = logging.getLogger("toolpost")
 
 START_S: Final = 30.0
 """How long a launcher, or a sandbox, may take to come up."""
+GONE_S: Final = 10.0
+"""How long a sandbox may take to be gone, before it is killed and after."""
 END: Final = b"."
 """A message of its own after the pieces of the configuration, none of which is so short."""
 _LARGEST = 1 << 20
@@ -91,6 +93,16 @@ class Box:
     def gone(self) -> bool:
         """Whether its first process has ended."""
         return wait_for([self.pidfd], 0)
+
+    def end(self) -> None:
+        """End it, and wait until all that was in it is gone: processes, folder and all."""
+        if self.pidfd < 0:
+            return
+        self.channel.close()  # by which its first process knows, and what else there is dies with that
+        if not wait_for([self.pidfd], GONE_S):
+            self.kill()
+            wait_for([self.pidfd], GONE_S)
+        self.close()
 
     def close(self) -> None:
         """Let go of it, which ends it where it still lives."""

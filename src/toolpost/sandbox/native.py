@@ -81,7 +81,7 @@ class NativeBackend:
         try:
             return self._talk(box, job, called, link.look)
         finally:
-            box.close()
+            box.end()
             # Not before the answer is there: making sandboxes takes processors from the program.
             link.refill()
 
@@ -100,7 +100,7 @@ class NativeBackend:
         if kept is not None:
             kept.box.kill()
             with kept.turn:
-                kept.box.close()
+                kept.box.end()
 
     def close(self) -> None:
         with self._lock:
@@ -110,7 +110,7 @@ class NativeBackend:
         for session in sessions:
             session.box.kill()
             with session.turn:
-                session.box.close()
+                session.box.end()
         if link is not None:
             link.close()
             reap(self._root, CGROUP_PARENT)  # where it was killed, and could not do so itself

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from toolpost.sandbox import cgroups, frames, kernel, leaving, loopback, program, seccomp
+from toolpost.sandbox import cgroups, frames, kernel, loopback, program, seccomp
 from toolpost.sandbox.collect import Collector, Seen, empty
 from toolpost.sandbox.inputs import put_files
 from toolpost.sandbox.memory import more_memory_than
@@ -216,7 +216,6 @@ class Warden:
         os.statvfs(self._config["work"])
         if self._group is not None:
             self._group.used()
-            self._group.processes()
         empty(self._config["work"])
         frames.packed(_SAMPLE, b"".join({"": b""}.values()))
 
@@ -263,9 +262,7 @@ class Warden:
     def _ended(self, run: _Run, job: dict[str, Any], inputs: Seen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Wait for the program's end; what there is to say of it."""
         work = self._config["work"]
-        # In a session the next program must find nothing of this one.
-        alone = None if job["keep"] or self._group is None else self._group.processes
-        stopped = run.wait(self._told, self._channel, self._woken, self._watched, alone)
+        stopped = run.wait(self._told, self._channel, self._woken, self._watched)
         report = run.end()
         report["stopped"] = stopped
         self._cpu_s += report["cpu_s"]
@@ -321,7 +318,6 @@ class _Run:
         self._status: int | None = None
         self._cpu_s = 0.0
         self._ended = 0
-        self._left = False
 
     def _listener(self, fd: int) -> seccomp.Denied | None:
         if fd < 0:
@@ -355,12 +351,8 @@ class _Run:
         channel: int,
         woken: int,
         watched: int | None,
-        processes: Callable[[], int | None] | None,
     ) -> str | None:
-        """Until the program has ended; or "engine" where it was told to stop, "memory" where it took too much.
-
-        With processes, which counts those of the sandbox, it has also ended when none of it can run any more.
-        """
+        """Until the program has ended; or "engine" where it was told to stop, "memory" where it took too much."""
         poll = select.poll()
         poll.register(channel, select.POLLIN)
         poll.register(woken, select.POLLIN)
@@ -378,21 +370,9 @@ class _Run:
                     self._count()
                 else:
                     poll.unregister(fd)
-                    if processes is not None and self._leaves(processes):
-                        return None
             if watched and more_memory_than(watched):
                 return "memory"
         return None
-
-    def _leaves(self, processes: Callable[[], int | None]) -> bool:
-        """Whether the program is all that there is, and is leaving with exit code 0. The filter's listener hung up."""
-        if self._ended or self._status is not None or processes() != 2:  # it, and this one
-            return False
-        cpu_s = leaving.cpu_s_of(self.pid)
-        if cpu_s is None:
-            return False
-        self._cpu_s, self._status, self._ended, self._left = cpu_s, 0, 1, True
-        return True
 
     def _count(self) -> None:
         assert self.denied is not None
@@ -426,7 +406,6 @@ class _Run:
         os.close(read)
         os.close(write)
         self._reap()
-        leaving.cpu_s_of(self.pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(_NOBODY, 0)
         began, failed, no_exec, value = self.says.get()
@@ -455,9 +434,8 @@ class _Run:
             os.close(self._jobs)
 
     def end(self) -> dict[str, Any]:
-        """What there is to report, once all processes are gone, or the only one is leaving."""
-        if not self._left:
-            self.kill()
+        """What there is to report, once all processes are gone."""
+        self.kill()
         ended = time.monotonic()
         counts = None
         if self.denied is not None:
@@ -478,8 +456,6 @@ class _Run:
 
     def close(self) -> None:
         """Let go of what was held for it. Not before the report is out: nobody need wait for this."""
-        if self._left:
-            self.kill()
         if self.denied is not None:
             self.denied.close()
         self.says.close()
