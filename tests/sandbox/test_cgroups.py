@@ -218,7 +218,7 @@ class TestHolding:
 
         cpu_s = made.used().cpu_s
 
-        assert cpu_s is None or 0.2 <= cpu_s < 2
+        assert cpu_s is None or 0.15 <= cpu_s < 2  # two clocks of the kernel, one of which may count in ticks
 
     def test_a_process_is_put_in_from_outside_with_its_later_children(self, made):
         process = started(None, "import os, sys; sys.stdin.readline(); os.fork(); sys.stdin.read()")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -42,15 +43,22 @@ def native(pytestconfig: pytest.Config) -> None:
 def runs(native: None) -> Iterator[dict[str, Future[Any]]]:
     if not (SUITE / "run.py").is_file():
         pytest.skip("NOT TESTED without shared suite: name its folder in TOOLPOST_ESCAPE_SUITE")
-    with ThreadPoolExecutor(len(RUNS) if APART else 1) as pool:
-        yield {name: pool.submit(run, *how) for name, how in RUNS.items()}
+    with (
+        tempfile.TemporaryDirectory(prefix="shared-suite-", dir="/var/tmp") as copy,
+        ThreadPoolExecutor(len(RUNS) if APART else 1) as pool,
+    ):
+        # Where every user can read it, wherever the checkout lies.
+        suite = Path(shutil.copytree(SUITE, Path(copy) / "suite", copy_function=shutil.copyfile))
+        for folder in (Path(copy), suite):
+            folder.chmod(0o755)
+        yield {name: pool.submit(run, suite, *how) for name, how in RUNS.items()}
 
 
-def run(back_end: str, ordinary: bool) -> list[dict[str, Any]]:
+def run(suite: Path, back_end: str, ordinary: bool) -> list[dict[str, Any]]:
     """What the suite found, by case."""
     with tempfile.NamedTemporaryFile("r", prefix="shared-suite-", dir="/var/tmp") as found:
         os.chmod(found.name, 0o666)
-        command = [INTERPRETER, str(SUITE / "run.py"), "--backend", back_end, "--json", found.name]
+        command = [INTERPRETER, str(suite / "run.py"), "--backend", back_end, "--json", found.name]
         if ordinary:
             command += ["--user", "nobody"]
         if ROOT:

@@ -15,7 +15,7 @@ def test_of_an_interpreters_prefix_only_what_it_needs_is_shown(tmp_path: Path) -
     for name in ("bin", "lib/python3.11/site-packages", "lib/python3.11/json", "envs/other", "pkgs", "etc", "share"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "lib64").symlink_to("lib")
-    (tmp_path / "pip.conf").write_text("index-url = https://user:password@example.com\n")
+    (tmp_path / "pip.conf").write_text("[global]\nproxy = http://user:password@example.com\n")
     prefix = str(tmp_path)
 
     assert [os.path.basename(one) for one in template.parts(prefix)] == ["bin", "lib", "lib64", "share"]
