@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ AT_ONCE = 3
 LONGEST_S = 170
 ORDINARY_USER = 64123
 INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+PACKAGES = sysconfig.get_path("purelib")
+"""What the engine needs of other packages: the interpreter alone has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,11 @@ class Run:
     def result(self) -> dict[str, Any]:
         """Run it; what it told."""
         sources = str(self.sources or CHECKOUT / "src")
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{sources}:{CHECKOUT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{sources}:{CHECKOUT}:{PACKAGES}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         command = [INTERPRETER, "-m", self.module, *self.arguments]
         if self.ordinary:
             command = [

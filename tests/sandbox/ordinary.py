@@ -23,7 +23,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 def needed() -> list[Path]:
     """What the user's programs read."""
-    return [Path(sys.base_prefix).resolve(), CHECKOUT / "src", CHECKOUT / "tests"]
+    packages = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(":") if entry.endswith("-packages")]
+    return [Path(sys.base_prefix).resolve(), CHECKOUT / "src", CHECKOUT / "tests", *packages]
 
 
 def closed(path: Path) -> Path | None:

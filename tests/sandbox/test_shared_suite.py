@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.escape_runs import INTERPRETER, needs_native
+from tests.sandbox.escape_runs import INTERPRETER, PACKAGES, needs_native
 from tests.sandbox.ordinary import CHECKOUT
 
 pytestmark = pytest.mark.timeout(240)
@@ -66,7 +66,7 @@ def run(suite: Path, back_end: str, ordinary: bool) -> list[dict[str, Any]]:
             command = [INTERPRETER, "-m", "tests.sandbox.ordinary", *["--apart"] * APART, user, *command]
         env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{CHECKOUT / 'tests/sandbox/shared'}:{CHECKOUT / 'src'}:{CHECKOUT}",
+            "PYTHONPATH": f"{CHECKOUT / 'tests/sandbox/shared'}:{CHECKOUT / 'src'}:{CHECKOUT}:{PACKAGES}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "TP_SCALE": FASTER,
         }
