@@ -28,6 +28,8 @@ from toolpost import (
 )
 from toolpost.calls import artifacts
 from toolpost.calls.errors import RemoteToolError
+from toolpost.calls.redaction import Redactor
+from toolpost.pipeline import reveal
 from toolpost.testing import executor_for
 from toolpost.transports.wire import ARTIFACTS, encode_result
 
@@ -185,6 +187,52 @@ def test_secrets_are_hidden_in_text_and_its_name_and_what_is_no_text_is_left_out
     assert "bad.bin" not in result.artifacts
     assert any("bad.bin" in warning for warning in result.warnings)
     assert len(result.artifacts) == 5
+
+
+def test_names_that_become_the_same_when_a_secret_in_them_is_hidden_are_told_apart() -> None:
+    other = "other-canary-value"
+    given = {f"{SECRET}.txt": b"1", "[hidden].txt": b"2", f"{other}.txt": b"3"}
+    redactor = Redactor()
+    redactor.add(SECRET)
+    redactor.add(other)
+
+    shown, withheld = artifacts.without_secrets(given, redactor)
+
+    assert withheld == []
+    assert sorted(shown.values()) == [b"1", b"2", b"3"]
+    assert shown["[hidden].txt"] == b"2"
+    assert not any(SECRET in name or other in name for name in shown)
+
+
+async def test_large_artifacts_are_looked_through_without_holding_up_other_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_in: dict[str, int] = {}
+    real = reveal.without_secrets
+
+    def watched(given: Any, redactor: Any) -> Any:
+        looked_in.update(dict.fromkeys(given, threading.get_ident()))
+        return real(given, redactor)
+
+    monkeypatch.setattr(reveal, "without_secrets", watched)
+    here = threading.get_ident()
+
+    @Tool(name="Files.Large", description="Leak much.", register=False)
+    async def large(ctx: ToolContext, name: str, size: int) -> str:
+        await asyncio.sleep(0)
+        ctx.artifact(name, "x" * size + SECRET)
+        return "done"
+
+    with executor_for(large, secret_key=SECRET) as executor:
+        result = await executor.execute_tool_call(
+            create_tool_call("Files.Large", {"name": "large", "size": reveal.AT_ONCE})
+        )
+        await executor.execute_tool_call(create_tool_call("Files.Large", {"name": "small", "size": 10}))
+
+    assert looked_in["large"] != here
+    assert looked_in["small"] == here
+    assert SECRET.encode() not in result.artifacts["large"]
+    assert len(result.artifacts["large"]) > reveal.AT_ONCE
 
 
 # -- cache and replay -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tests.sandbox.escape_runs import Run, Runs
 from tests.sandbox.escapes.suite import GROUPS
 from tests.services import Bubblewrap, Missing
 from toolpost.calls.errors import ConfigurationError, SandboxError
-from toolpost.sandbox import container_launcher, containers
+from toolpost.sandbox import container_launcher, containers, link
 from toolpost.sandbox.backend import BackendFactory, Job
 from toolpost.sandbox.containers import ContainerBackend
 from toolpost.sandbox.ending import result_of
@@ -368,6 +368,53 @@ def test_a_path_with_a_colon_cannot_be_mounted(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="colon"):
         ContainerBackend(profile, tmp_path, 0)
+
+
+def test_an_image_is_no_option(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="for an option"):
+        ContainerBackend(SandboxContract.profile, tmp_path, 0, image="--privileged")
+
+
+def test_a_start_goes_on_where_a_left_container_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stand-in whose engine is removing it already, and says so."""
+    script = "test $1 = ps && echo c0ffee l-1-dead && exit\necho removal is in progress >&2; exit 1"
+    engine(tmp_path, monkeypatch, script)
+    backend = ContainerBackend(SandboxContract.profile, tmp_path, 0, image="an/image")
+    backend._reap()
+
+    assert "removal is in progress" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["its sandbox is killed", "its launcher is killed"])
+def test_a_container_that_hangs_is_removed_with_force(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for an engine whose containers end of nothing but rm, or the reaper's."""
+    told = tmp_path / "told"
+    start = f"test $1 = info && exec {sys.executable} -I {STAND_IN} info\ntest $1 = ps && cat {tmp_path}/lives && exit"
+    served = f'test $1 = rm && echo "$@" >> {told} && exit\necho "$@" | grep -q -- "--name toolpost-.*-0 " && '
+    run = f'exec {sys.executable} -I {STAND_IN} "$@"\ntrap "" TERM; sleep 60 &\nwait'
+    engine(tmp_path, monkeypatch, f"{start}\n{served}{run}")
+    (tmp_path / "lives").write_text("")
+    monkeypatch.setattr(link, "START_S", 15.0)
+    backend = ContainerBackend(SandboxContract.profile, tmp_path / "root", 0, image="stand-in")
+    backend.start()
+    assert backend._link is not None
+    (folder,) = (tmp_path / "root").glob("l-*")
+    name = folder.name
+    box = backend._link.take({})
+    if how == "its sandbox is killed":
+        box.kill()
+    else:
+        (tmp_path / "lives").write_text(f"c0ffee {name}\n")
+        os.kill(backend._link.pid, signal.SIGKILL)
+    box.end()
+    backend.close()
+
+    removed = f"toolpost-{name}-1" if how == "its sandbox is killed" else "c0ffee"
+    assert f"rm --force {removed}" in told.read_text()
 
 
 def test_a_profile_with_hosts_is_not_held(stand_in: None, tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import array
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from toolpost.calls.errors import SandboxError
-from toolpost.sandbox import frames
+from toolpost.sandbox import frames, kernel
 from toolpost.sandbox.backend import Job
+from toolpost.sandbox.box import Box
 from toolpost.sandbox.conversation import Conversation
-from toolpost.sandbox.link import Box
 from toolpost.sandbox.profile import SandboxLimits
 
 LIMITS = SandboxLimits()
@@ -123,3 +124,23 @@ def test_a_parked_program_that_has_ended_has_not_run(sandbox: StandIn) -> None:
     with pytest.raises(SandboxError, match="had ended") as caught:
         sandbox.talk(Job(code="6 * 7", limits=LIMITS)).run()
     assert caught.value.outcome == "not_run"
+
+
+def test_a_sandbox_is_not_closed_by_one_while_another_kills_it(
+    sandbox: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor's number would be another's by then."""
+    there: list[bool] = []
+
+    def kill(pidfd: int) -> None:
+        closing.start()
+        closing.join(0.2)
+        there.append(os.path.exists(f"/proc/self/fd/{pidfd}"))
+
+    closing = threading.Thread(target=sandbox.box.close)
+    monkeypatch.setattr(kernel, "pidfd_kill", kill)
+    sandbox.box.kill()
+    closing.join()
+
+    assert there == [True]
+    assert sandbox.box.pidfd == -1

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from toolpost.calls.errors import ConfigurationError, SandboxError
-from toolpost.sandbox import link as links, native, reaper, template
+from toolpost.sandbox import box, link as links, native, reaper, template
 from toolpost.sandbox.backend import Cancel, Job
 from toolpost.sandbox.native import NativeBackend
 from toolpost.sandbox.outcome import SandboxResult
@@ -578,6 +578,125 @@ def test_a_launcher_that_says_nothing_is_replaced(
     assert not alive(stopped)
 
 
+def test_a_launcher_that_takes_no_orders_stops_nobody_for_ever(
+    make: Callable[..., NativeBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make(warm=0)
+    assert python(backend, "1").value == "1"
+    monkeypatch.setattr(links, "START_S", 1.0)
+    link, stopped = backend._link, launcher_of(backend)
+    assert link is not None
+    os.kill(stopped, signal.SIGSTOP)
+
+    def fill() -> None:
+        while not link._dead:
+            with link._changed:
+                link._order({"processes": 5})
+
+    filling = threading.Thread(target=fill, daemon=True)
+    filling.start()
+    watched = [threading.Thread(target=link.look, daemon=True) for _ in range(20)]
+    for one in watched:
+        one.start()
+    for one in (filling, *watched):
+        one.join(PATIENCE_S)
+        assert not one.is_alive()
+    assert "took no order" in link.dead()
+    assert python(backend, "3").value == "3"
+
+
+def test_many_orders_at_once_do_not_fill_the_way_to_the_launcher_for_good(make: Callable[..., NativeBackend]) -> None:
+    """It answers while nobody listens, until there is no room for answers; then it takes no orders either."""
+    backend = make(warm=0)
+    assert python(backend, "1").value == "1"
+    link = backend._link
+    assert link is not None
+    os.kill(link.pid, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (link.pid, signal.SIGCONT)).start()
+
+    def order() -> None:
+        for _ in range(1200):
+            with link._changed:
+                link._order({"no such limit": 1, "memory_bytes": "none"})
+
+    ordering = threading.Thread(target=order, daemon=True)
+    ordering.start()
+    ordering.join(60)
+
+    assert not ordering.is_alive()
+    assert link.dead() == ""
+
+
+def test_a_refusal_of_an_order_that_nobody_waits_for_is_nobodys(make: Callable[..., NativeBackend]) -> None:
+    backend = make(warm=0)
+    assert python(backend, "1").value == "1"
+    link = backend._link
+    assert link is not None
+    with link._changed:  # as when somebody waited, who then got another one
+        link._pending.add(10_000)
+        link._waiting += 1
+        link._heard({"id": 10_000, "error": "long ago"}, [])
+        link._waiting -= 1
+
+    assert python(backend, "2").value == "2"
+
+
+def test_a_stop_that_comes_together_with_the_job_is_heard(make: Callable[..., NativeBackend]) -> None:
+    """Its first process is busy while the program, which was told itself, runs and is stopped."""
+    backend = make(warm=1)
+    backend.start()
+    wait_for(lambda: _handed_over(backend), "it was not handed over")
+    warden = children(launcher_of(backend))[0]
+    wait_for(lambda: _state(warden) == "S", "it does not wait")
+    cancel = Cancel()
+
+    def stop(*_: object) -> None:
+        cancel.cancel()
+        threading.Timer(0.5, os.kill, (warden, signal.SIGCONT)).start()
+
+    os.kill(warden, signal.SIGSTOP)
+    code = "import time; open('kept', 'w').write('this'); print('on', flush=True); time.sleep(100)"
+    result = backend.run(Job(code=code, limits=PROFILE.limits, on_output=stop, cancel=cancel))
+    cancel.close()
+
+    assert result.status == "cancelled"
+    assert result.artifacts == {"kept": b"this"}
+    assert result.left_behind == ()
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_what_was_cancelled_before_it_began_left_nothing_behind(backend: NativeBackend) -> None:
+    cancel = Cancel()
+    cancel.cancel()
+    result = backend.run(Job(code="1", limits=PROFILE.limits, cancel=cancel))
+    cancel.close()
+
+    assert (result.status, result.left_behind) == ("cancelled", ())
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["alone", "in a session"])
+def test_nothing_of_a_program_lives_when_its_watcher_broke(make: Callable[..., NativeBackend], kept: bool) -> None:
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    backend = make(warm=0)
+    backend.start()
+    session = backend.open_session() if kept else None
+    with pytest.raises(KeyboardInterrupt):
+        backend.run(Job(argv=("sh", "-c", "echo; sleep 100"), limits=PROFILE.limits, session=session, on_output=broken))
+
+    assert not [pid for pid in children(launcher_of(backend)) if alive(pid)]
+    if session is not None:
+        with pytest.raises(SandboxError, match="there is no session") as raised:
+            run_in(backend, session, "1")
+        assert raised.value.outcome == "not_run"
+        backend.close_session(session)
+    assert python(backend, "1").value == "1"
+
+
 def test_a_killed_warden_loses_its_program_only(make: Callable[..., NativeBackend]) -> None:
     backend = make(warm=0)
     backend.start()
@@ -624,7 +743,7 @@ def _handed_over(backend: NativeBackend) -> bool:
     link = backend._link
     assert link is not None
     link.look()
-    return bool(link._ready) and links.wait_for([link._ready[0].channel.fileno()], 0)
+    return bool(link._ready) and box.wait_for([link._ready[0].channel.fileno()], 0)
 
 
 def test_a_forked_child_has_a_launcher_of_its_own(make: Callable[..., NativeBackend]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from tests.sandbox.escape_runs import needs_native
 from toolpost.calls.errors import SandboxError
 from toolpost.sandbox.backend import BackendFactory, Cancel, Job
-from toolpost.sandbox.link import Box, Link
+from toolpost.sandbox.box import Box
+from toolpost.sandbox.link import Link
 from toolpost.sandbox.native import NativeBackend
 from toolpost.testing.sandbox_contract import SandboxContract
 

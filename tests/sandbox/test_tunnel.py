@@ -1,5 +1,6 @@
 """The tunnel through a container engine's pipes, whose other end may not behave. What goes right is in the contract."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ class Ends:
         self.near, self.theirs = socket.socketpair()
         self.near.settimeout(10)
         self.tunnel = tunnel.Tunnel(from_far, to_far, self.theirs, inside=False)
-        self.thread = threading.Thread(target=self.tunnel.run)
+        self.thread = threading.Thread(target=self.tunnel.run, daemon=True)
         self.thread.start()
 
     def send(self, kind: int, stream: int, data: bytes) -> None:
@@ -93,3 +94,15 @@ def test_output_for_nobody_is_dropped(ends: Ends) -> None:
     assert ends.near.recv(100) == b"report"
     assert os.read(stderr, 100) == b"heard"
     os.close(stderr)
+
+
+def test_the_engines_end_is_heard_also_while_the_container_takes_nothing(ends: Ends) -> None:
+    """Its pipe is full, and more than may wait is waiting."""
+    ends.near.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            ends.near.send(b"x" * (1 << 16))
+    ends.near.close()
+    ends.thread.join(10)
+
+    assert not ends.thread.is_alive()

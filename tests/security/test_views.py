@@ -130,11 +130,53 @@ def test_more_encoded_characters_than_are_looked_at_are_refused(piece: str) -> N
 
 @pytest.mark.parametrize(("start", "most"), [("%", 8 * MAX_ENCODED), ("&#", MAX_ENCODED), ("\\u{", MAX_ENCODED)])
 def test_too_many_starts_of_encoded_characters_are_refused_though_none_is_one(start: str, most: int) -> None:
-    encoded = "%41 &#65; "
+    encoded = "%41 &#65; \\x41 "
 
-    assert normalised(encoded + start * (most - 2))[-1].startswith("A A ")
+    assert normalised(encoded + start * (most - 2))[-1].startswith("A A A ")
     with pytest.raises(OverEncodedError):
         normalised(encoded + start * (most + 1))
+
+
+@pytest.mark.parametrize("start", ["%", "&#", "\\u{", "+A"])
+def test_starts_of_encoded_characters_alone_are_no_matter_however_many(start: str) -> None:
+    text = start * (10 * MAX_ENCODED)
+
+    assert normalised(text) == [text]
+
+
+def test_ampersands_escaped_however_often_are_decoded_one_level_at_a_time() -> None:
+    assert normalised("a &amp;lt; b" * 3000)[1:] == ["a &lt; b" * 3000, "a < b" * 3000]
+    assert normalised("&amp;lt;" * 3000 + "&#38;amp;")[1] == "&lt;" * 3000 + "&amp;"
+
+
+def test_usual_entities_are_not_counted_when_few_more_pieces_may_come() -> None:
+    text = "%41 " * (MAX_ENCODED - 10) + "&lt;" * 100
+
+    assert normalised(text)[-1] == "A " * (MAX_ENCODED - 10) + "<" * 100
+
+
+@pytest.mark.parametrize("beside", ["\xe9", "\u4e2d", "\U0001f600", "\uff21%c3%a9"])
+def test_a_nul_is_dropped_beside_whatever_characters(beside: str) -> None:
+    assert normalised(f"se\0lect {beside}")[-1].startswith("select ")
+    assert normalised(f"se%00lect {beside}")[-1].startswith("select ")
+
+
+def test_characters_made_by_decoding_are_folded_and_decoded_in_turn() -> None:
+    wide = "".join(chr(code) for code in range(0xFF01, 0xFF5F))
+
+    assert normalised("%EF%BC%85%34%31 \u4e2d")[-1] == "A \u4e2d"
+    assert normalised("".join(f"\\u{ord(letter):04x}" for letter in wide))[-1] == bytes(range(33, 127)).decode()
+
+
+@given(st.lists(st.sampled_from([*"ABCDHJQYZabfgw0249+/", "AG", "EA", "Db", "BhA"]), min_size=2, max_size=8))
+def test_the_quick_search_misses_no_seven_bits(letters: list[str]) -> None:
+    text = "+AE" + "".join(letters)
+    piece = views._SEVEN_BITS.match(text)
+
+    assert piece is not None
+    if views._seven_bits(piece[1]) != piece[1]:
+        assert normalised(f"a {text}")[1:]
+        assert normalised(f"a {text}- b")[1:]
 
 
 def test_what_many_texts_have_many_of_is_decoded_however_many_there_are() -> None:
@@ -147,7 +189,7 @@ def test_what_long_pieces_stand_for_is_not_kept() -> None:
     decoders = (views._percent, views._entity, views._escape, views._seven_bits)
     kept = [decoder.cache_info().currsize for decoder in decoders]
 
-    for piece in ("%7a" * 100, f"&#{'0' * 100}122;", "\\u007a" * 100, f"+{'AHo' * 100}-"):
+    for piece in ("%7a" * 100, f"&#{'0' * 100}122;", "\\u007a" * 100, f"+{'AHoAegB6' * 100}-"):
         assert normalised(piece)[-1] != piece
 
     assert [decoder.cache_info().currsize for decoder in decoders] == kept

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.transports.cli_shop import invoke
+from toolpost.transports.cli_artifacts import write_artifacts
 
 TOOLS = """
 from toolpost import Tool, ToolContext
@@ -68,3 +72,33 @@ def test_without_the_option_nothing_is_written_and_json_tells_names_and_sizes(to
 
     assert told == [{"name": "one.txt", "bytes": 5}, {"name": "plots/two.bin", "bytes": 2}]
     assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_what_is_there_is_never_written_over_nor_followed_and_the_rest_is_written(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "kept").write_text("mine")
+    (folder / "link").symlink_to(outside)
+
+    problems = write_artifacts({"kept": b"x", "link": b"x", "kept/below": b"x", "a/b": b"1", "n" * 300: b"x"}, folder)
+
+    assert len(problems) == 4
+    assert (folder / "kept").read_text() == "mine"
+    assert not outside.exists()
+    assert (folder / "a" / "b").read_bytes() == b"1"
+
+
+def test_a_name_that_the_system_cannot_write_is_a_problem_of_that_file_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from toolpost.transports.cli_artifacts import write_artifacts\n"
+        "print(write_artifacts({'\\u96ea.txt': b'1', 'plain.txt': b'2'}, Path(sys.argv[1])).__len__())"
+    )
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=ascii_only, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "1\n"
+    assert (tmp_path / "plain.txt").read_bytes() == b"2"

@@ -51,7 +51,7 @@ def without_secrets(artifacts: Mapping[str, bytes], redactor: Redactor) -> tuple
     shown: dict[str, bytes] = {}
     withheld: list[str] = []
     for name, data in artifacts.items():
-        named = redactor.text(name)
+        named = _free(redactor.text(name), name, shown, artifacts)
         try:
             text = data.decode()
         except UnicodeDecodeError:
@@ -63,6 +63,17 @@ def without_secrets(artifacts: Mapping[str, bytes], redactor: Redactor) -> tuple
         hidden = redactor.text(text)
         shown[named] = data if hidden is text or hidden == text else hidden.encode()
     return shown, withheld
+
+
+def _free(named: str, name: str, shown: Mapping[str, bytes], given: Mapping[str, bytes]) -> str:
+    """The name in which a secret was hidden, told from others that became the same."""
+    if named == name:
+        return named
+    free, number = named, 1
+    while free in shown or free in given:
+        number += 1
+        free = f"{named}-{number}"
+    return free
 
 
 def listed(artifacts: Mapping[str, bytes]) -> list[dict[str, Any]]:

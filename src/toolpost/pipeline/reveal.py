@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from toolpost.calls.artifacts import without_secrets
 from toolpost.calls.definition import FunctionBody, ToolDefinition
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from toolpost.pipeline.compile import Handler
+
+AT_ONCE: Final = 256 << 10
+"""Bytes of artifacts that are looked through in the event loop; more would hold up all other calls."""
 
 
 def reveal(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
@@ -83,15 +87,19 @@ def _carrying(next: Handler, redactor: Redactor, count: Callable[[Mapping[str, A
         try:
             return await work
         finally:
-            carry(inv)
+            given = None if inv.context is None else inv.context._artifacts
+            if redactor.active and given and sum(map(len, given.values())) > AT_ONCE:
+                carry(inv, await asyncio.to_thread(without_secrets, given, redactor))
+            else:
+                carry(inv)
 
-    def carry(inv: Invocation) -> None:
+    def carry(inv: Invocation, looked: tuple[dict[str, bytes], list[str]] | None = None) -> None:
         context = inv.context
         if context is None:
             return
         inv.artifacts = None
         if context._artifacts:
-            inv.artifacts, withheld = without_secrets(context._artifacts, redactor)
+            inv.artifacts, withheld = looked or without_secrets(context._artifacts, redactor)
             if withheld:
                 inv.note("reveal", "withheld artifacts that show secrets")
                 said = f"artifacts left out, because they show a secret: {', '.join(withheld)}"

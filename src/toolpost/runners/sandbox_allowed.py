@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from toolpost.calls.egress import read_host
@@ -119,6 +120,7 @@ class Credentials:
         made = {name: str(replaced(text, lambda one: str(values[one]))) for name, text in headers.items()}
         secrets = {str(values[one]) for text in headers.values() for one in references_in(text)}
         secrets |= {made[name] for name, text in headers.items() if REFERENCE in text or secret_name(name)}
+        secrets |= {one for value in secrets for one in _within_basic(value)}
         # In a body that is UTF-8 the letters beyond ASCII are other bytes than in a header.
         secrets |= {one.encode("utf-8", "replace").decode("latin-1") for one in secrets}
         self.names = frozenset(_alike(name) for name in headers)
@@ -131,6 +133,17 @@ class Credentials:
         return _alike(name) in self.names
 
 
+def _within_basic(value: str) -> Iterator[str]:
+    """What the credentials of Basic (RFC 7617) decode to, and their password: servers say these rather than those."""
+    for text in (value, value.rpartition(" ")[2]):
+        try:
+            both = base64.b64decode(text, validate=True).decode()
+        except ValueError:
+            continue
+        if ":" in both and both.isprintable():
+            yield from (both, both.partition(":")[2])
+
+
 def _alike(name: str) -> str:
     return name.lower().replace("_", "-")
 
@@ -141,7 +154,7 @@ class Tally:
     def __init__(self) -> None:
         self._allowed: Counter[str] = Counter()
         self._denied: Counter[str] = Counter()
-        self.sent = self.received = 0
+        self.sent = self.received = self.logged = 0
 
     def allow(self, host: str, port: int) -> None:
         self._count(self._allowed, f"{host}:{port}")

@@ -42,6 +42,10 @@ IDLE_S: Final = 60.0
 """How long a connection may be silent."""
 EXCHANGE_S: Final = 600.0
 """How long one request with its answer, or one tunnel, may take."""
+ANEW_S: Final = 5.0
+"""How long a reference is not asked for anew again: a program can have a host refuse it as often as it likes."""
+MOST_LOGGED: Final = 100
+"""Refusals and failures of one program that are logged, each; the others are only counted."""
 LINGER_S: Final = 5.0
 """How long a tunnel stays for what is still to come when the program has sent its last."""
 _HOP: Final = frozenset(
@@ -49,8 +53,8 @@ _HOP: Final = frozenset(
     "upgrade http2-settings expect host content-length".split()
 )
 """Headers about one connection, or about where a request ends or goes: the proxy writes its own."""
-_IN_PARTS: Final = frozenset({"range", "if-range", "accept-encoding"})
-"""With them a program would have a credential told in parts, or packed."""
+_IN_PARTS: Final = frozenset({"range", "if-range", "accept-encoding", "accept-charset", "a-im"})
+"""With them a program would have a credential told in parts, packed, or in other letters."""
 _UNSHOWN: Final = re.compile(rb"[^ -~]")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
@@ -63,6 +67,8 @@ class Way(NamedTuple):
     transport: httpx.AsyncBaseTransport
     reveal: Reveal
     forget: Forget
+    forgotten: dict[str, float]
+    """When references were last asked for anew, by the loop's time."""
 
 
 class _RefusedError(Exception):
@@ -99,6 +105,13 @@ class Exchange:
         finally:
             self._writer.close()
 
+    def _warn(self, text: str, *values: object) -> None:
+        self._tally.logged += 1
+        if self._tally.logged <= MOST_LOGGED:
+            logger.warning(text, *values)
+        elif self._tally.logged == MOST_LOGGED + 1:
+            logger.warning("a sandbox has had %d requests refused or fail; more are not logged", MOST_LOGGED)
+
     def _cut(self) -> None:
         """End the connection by a reset: an answer that was cut must not look whole, not even to HTTP/1.0."""
         sock = self._writer.get_extra_info("socket")
@@ -123,7 +136,7 @@ class Exchange:
             return False
         except EgressDeniedError as error:
             self._tally.deny(error)
-            logger.warning("a sandbox was refused a request: %s", error.message)
+            self._warn("a sandbox was refused a request: %s", error.message)
             await self._say(403, error.message)
             return False
         except _RefusedError as refused:
@@ -195,6 +208,8 @@ class Exchange:
         method = _ascii(asked.method)
         if method.upper() in ("TRACE", "TRACK"):
             raise denied("method", f"{method} has a server say back what it was sent, so it is not passed on")
+        if method.upper() == "CONNECT":  # which it becomes on its way out
+            raise denied("method", "CONNECT is written in capitals, and takes a host and a port")
         way.reach.admit(target.scheme, target.host, target.port)
         credentials = await self._credentials(target, entry)
         headers = _headers_of(asked, target, credentials)
@@ -212,16 +227,24 @@ class Exchange:
         except httpx.TimeoutException:
             raise _RefusedError(504, f"{target.host} did not answer in time") from None
         except httpx.TransportError as error:
-            logger.warning("a sandbox could not reach %s: %s", target.origin, error)
+            self._warn("a sandbox could not reach %s: %s", target.origin, error)
             raise _RefusedError(502, f"{target.host} cannot be reached, or does not speak HTTP") from None
         try:
             await self._answer(answer, credentials)
         finally:
             await answer.aclose()
         if answer.status_code == 401 and entry.headers:
-            way.forget([one for text in entry.headers.values() for one in references_in(text)])
+            self._forget({one for text in entry.headers.values() for one in references_in(text)})
         if not _has_body(headers):
             await self._next()  # EndOfMessage, which a request without a body has, too
+
+    def _forget(self, references: Collection[str]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        when = self._way.forgotten
+        anew = [one for one in references if now_s - when.get(one, -ANEW_S) >= ANEW_S]
+        when.update(dict.fromkeys(anew, now_s))
+        if anew:
+            self._way.forget(anew)
 
     @contextlib.contextmanager
     def _counted(self, target: Target) -> Iterator[None]:
@@ -242,7 +265,7 @@ class Exchange:
         try:
             values = await self._way.reveal(references) if references else {}
         except SecretUnavailableError as error:
-            logger.warning("a sandbox's request to %s was not sent: %s", target.origin, error.message)
+            self._warn("a sandbox's request to %s was not sent: %s", target.origin, error.message)
             raise _RefusedError(502, f"the credentials for {target.host} cannot be had, so nothing was sent") from None
         credentials = Credentials(entry.headers, values)
         for _, value in credentials.headers():
@@ -301,18 +324,20 @@ class Exchange:
         except httpx.TimeoutException:
             raise _RefusedError(504, f"{target.host} did not answer in time") from None
         except httpx.TransportError as error:
-            logger.warning("a sandbox could not reach %s: %s", target.origin, error)
+            self._warn("a sandbox could not reach %s: %s", target.origin, error)
             raise _RefusedError(502, f"{target.host} cannot be reached") from None
         logger.info("a sandbox has a tunnel to %s:%d", target.host, target.port)
         try:
             await self._send(h11.Response(status_code=200, headers=[], reason=b"Connection established"))
             await self._next()  # EndOfMessage
-            await self._pumped(stream, self._h11.trailing_data[0])
+            whole = await self._pumped(stream, self._h11.trailing_data[0])
         finally:
             await stream.aclose()
+        if not whole:
+            self._cut()
 
-    async def _pumped(self, stream: httpcore.AsyncNetworkStream, first: bytes) -> None:
-        """Carry bytes both ways until the host has said its last, or nothing moves any more."""
+    async def _pumped(self, stream: httpcore.AsyncNetworkStream, first: bytes) -> bool:
+        """Carry bytes both ways until the host has said its last, or nothing moves any more; whether it has."""
         out = asyncio.create_task(self._carry_out(stream, first))
         back = asyncio.create_task(self._carry_back(stream))
         try:
@@ -323,6 +348,7 @@ class Exchange:
                 if out.done() and not back.done():
                     await asyncio.wait({back}, timeout=LINGER_S)
                     break
+            return back.done() and back.exception() is None
         finally:
             for one in (out, back):
                 one.cancel()

@@ -31,6 +31,8 @@ logger = logging.getLogger("toolpost.egress")
 
 MOST_CONNECTIONS: Final = 64
 """Of one sandbox at a time. One more is told so, and closed."""
+TOGETHER: Final = 4
+"""All sandboxes have this part of the descriptors that the engine may open for connections, which take two each."""
 CLOSE_S: Final = 5.0
 HEAD_BYTES: Final = 65_536
 _TOO_MANY: Final = (
@@ -38,6 +40,40 @@ _TOO_MANY: Final = (
 )
 
 _HELD: Final[set[object]] = set()
+
+
+class _Places:
+    """Counts the connections of all sandboxes: a descriptor that they have is one that the engine has not."""
+
+    def __init__(self) -> None:
+        self.empty()
+
+    def empty(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self) -> bool:
+        """Take one; whether there was any."""
+        most = _most_together()
+        with self._lock:
+            if self._taken >= most:
+                return False
+            self._taken += 1
+            return True
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._taken -= 1
+
+
+def _most_together() -> int:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(1, soft // TOGETHER)
+
+
+_places: Final = _Places()
 
 
 class SandboxProxy:
@@ -85,8 +121,17 @@ class SandboxProxy:
                     server, way = self._running()
                     sock = socket.socket(fileno=listener)
                     undo.pop_all()
+                    undo.callback(sock.close)
+                    if sock.family != socket.AF_INET or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        raise OSError("it is no listening socket of TCP")
                     sock.setblocking(False)
-                    return Passing(server.loop, way, sock)
+                    passing = Passing(server.loop, way, sock)
+                    undo.pop_all()
+                    return passing
+            except OSError as error:
+                failed = SandboxError(f"the sandbox handed over what the proxy cannot answer: {error}")
+                failed.outcome = "not_run"
+                raise failed from error
             except RuntimeError as error:  # the system has no thread left
                 failed = SandboxError(f"the sandbox's proxy cannot be started ({error}); try again later")
                 failed.outcome, failed.retryable = "not_run", True
@@ -103,10 +148,11 @@ class SandboxProxy:
             server = _Server()
             server.name = "toolpost-sandbox-proxy"
             server.start()
-            transport = guarded_transport(self._reach)
+            # Each request has a place by then. A pool of fewer would let two programs keep all others waiting.
+            transport = guarded_transport(self._reach, most=None)
             asyncio.run_coroutine_threadsafe(_held(transport), server.loop)
             self._server = server
-            self._way = Way(self._allowed, self._reach, transport, self._reveal, self._forget)
+            self._way = Way(self._allowed, self._reach, transport, self._reveal, self._forget, {})
             weakref.finalize(self, server.stop).atexit = False
         return self._server, self._way
 
@@ -164,7 +210,10 @@ class Passing:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from toolpost.runners.sandbox_exchange import Exchange
 
-        if len(self._tasks) >= MOST_CONNECTIONS:
+        if self._ended:  # it came in the moment in which the program ended
+            writer.transport.abort()
+            return
+        if len(self._tasks) >= MOST_CONNECTIONS or not _places.take():
             writer.write(_TOO_MANY)
             writer.close()
             return
@@ -177,6 +226,7 @@ class Passing:
             writer.transport.abort()  # and go no further: the server would log it
         finally:
             self._tasks.discard(task)
+            _places.give_back()
 
     def close(self) -> SandboxTraffic:
         """End all connections; what went through."""
@@ -203,6 +253,7 @@ _proxies: weakref.WeakSet[SandboxProxy] = weakref.WeakSet()
 
 
 def _empty_all() -> None:
+    _places.empty()
     for proxy in list(_proxies):
         proxy._empty()
 

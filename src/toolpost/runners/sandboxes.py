@@ -256,10 +256,10 @@ class Sandboxes:
             _settle(loop, future, outcome)
 
         try:
-            self._workers.submit(work)
-        except RuntimeError as error:  # the system has no thread left
+            self._submit(work)
+        except BaseException:
             run.forget()
-            raise OverloadedError(f"no thread for a sandbox can be started ({error}); try again later") from error
+            raise
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
             try:
@@ -291,11 +291,17 @@ class Sandboxes:
             except BaseException as raised:
                 _settle(loop, future, (None, raised))
 
-        self._workers.submit(worked)
+        self._submit(worked)
         value, raised = await asyncio.shield(future)
         if raised is not None:
             raise raised
         return value  # type: ignore[return-value]
+
+    def _submit(self, work: Callable[[], object]) -> None:
+        try:
+            self._workers.submit(work)
+        except RuntimeError as error:  # the system has no thread left
+            raise OverloadedError(f"no thread for a sandbox can be started ({error}); try again later") from error
 
     def _turns_of(self, session: SandboxSession | None) -> tuple[Turns, ...]:
         """The session's own first, so that who waits for it holds up nobody else."""
@@ -329,7 +335,7 @@ class Sandboxes:
             cancel.close()
             self._refuse_if_closed()
         job = replace(job, limits=limits, cancel=cancel, gateway=job.gateway or self._proxy)
-        return Run(self, job, kept, cancel, taken)
+        return Run(self, job, kept, cancel, taken, until)
 
     def _ready(self) -> Backend:
         """The back end, started. One that could not be started is asked anew the next time."""

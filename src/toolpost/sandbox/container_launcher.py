@@ -26,8 +26,10 @@ _BLOCKS: Final = 65536
 _CLONE_NEW_ANY: Final = 0x7E020000
 _GVISOR_BYTES: Final = 256 << 20
 """What gVisor's kernel takes for itself, at most."""
-_TRIAL_S: Final = 60.0
-_END_S: Final = 10.0
+_TRIAL_S: Final = 20.0
+"""The engine waits for all of a launcher's start a little longer."""
+_END_S: Final = 4.0
+"""How long a container may take to end by itself, and then to be removed: together less than the engine waits."""
 _SAID: Final = 4000
 FROM_STDIN: Final = """
 import json
@@ -104,6 +106,7 @@ class ContainerLauncher(launcher.Launcher):
             os.close(far_in)
             os.close(far_out)
             if not _ended(client, _END_S):
+                self._remove(config, self._name())
                 os.kill(client, signal.SIGKILL)
                 os.waitpid(client, 0)
         try:
@@ -144,7 +147,7 @@ class ContainerLauncher(launcher.Launcher):
 
     def _relay(self, config: dict[str, Any], slot: int, channel: socket.socket, life: int) -> NoReturn:
         """In a process of its own: start a container and carry, until it or the engine ends."""
-        client, name = 0, f"toolpost-{config['id']}-{self._order}"
+        client = 0
         try:
             kernel.close_all_but([0, 1, 2, channel.fileno(), life])
             kernel.death_signal(signal.SIGKILL)
@@ -170,7 +173,7 @@ class ContainerLauncher(launcher.Launcher):
             with contextlib.suppress(BaseException):
                 channel.close()
                 if client and not _ended(client, _END_S):
-                    self._remove(config, name)
+                    self._remove(config, self._name())
                     os.kill(client, signal.SIGKILL)
             os._exit(0)
 
@@ -211,11 +214,14 @@ class ContainerLauncher(launcher.Launcher):
         said = json.dumps(told).encode()
         return len(said).to_bytes(4, "big") + said
 
+    def _name(self) -> str:
+        """That of the container which is made now; its relay, a fork, keeps to it."""
+        return f"toolpost-{self._config['id']}-{self._order}"
+
     def _command(self, config: dict[str, Any], slot: int) -> list[str]:
         user = 0 if config["rootless"] else self._first_user + slot
         labels = {"toolpost.root": os.path.dirname(config["folder"]), "toolpost.launcher": config["id"]}
-        name = f"toolpost-{config['id']}-{self._order}"
-        return run_command(config, name=name, user=user or template.USER, labels=labels, profile=self._profile)
+        return run_command(config, name=self._name(), user=user or template.USER, labels=labels, profile=self._profile)
 
 
 def run_command(config: dict[str, Any], *, name: str, user: int, labels: dict[str, str], profile: str) -> list[str]:

@@ -7,6 +7,7 @@ limits. Names of it are podman, docker and gvisor, as plugins of the group toolp
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from toolpost.sandbox.native import NativeBackend
 from toolpost.sandbox.outcome import BackendReport, Enforced, Missing
 from toolpost.sandbox.profile import Control, Sandbox
 from toolpost.sandbox.reaper import is_dead
+
+logger = logging.getLogger("toolpost")
 
 PYTHON: Final = "/usr/bin/python3"
 _HANDED_ON: Final = (
@@ -63,6 +66,8 @@ class ContainerBackend(NativeBackend):
         self._image = image or os.environ.get("SANDBOX_IMAGE", "")
         self._runtime = runtime or os.environ.get("SANDBOX_RUNTIME", "")
         self._python, self._arguments = python, tuple(arguments)
+        if self._image.startswith("-"):
+            raise ConfigurationError(f"{engine} would take the image {self._image!r} for an option; name an image")
         for source, target in [*self._packages, *((one.source, one.target) for one in profile.mounts)]:
             if ":" in source + target:
                 raise ConfigurationError(f"{engine} cannot mount {source!r} at {target!r}: a path has a colon in it")
@@ -71,6 +76,12 @@ class ContainerBackend(NativeBackend):
         self._root = folder.make(self._root)
         self._reap()
         super().start()
+
+    def close(self) -> None:
+        began = self._link is not None
+        super().close()
+        if began:
+            self._reap()  # what did not end with its relay
 
     def report(self) -> BackendReport:
         try:
@@ -136,6 +147,7 @@ class ContainerBackend(NativeBackend):
                 "cgroups": False,
                 "distinct": False,
                 "direct": False,
+                "relayed": True,
                 "network": 0,
                 "prefix": "/usr",
                 "trial": True,
@@ -193,7 +205,10 @@ class ContainerBackend(NativeBackend):
         for line in said.splitlines():
             container, _, owner = line.partition(" ")
             if owner and is_gone(root / owner):
-                self._ask(path, "rm", "--force", container)
+                try:
+                    self._ask(path, "rm", "--force", container)
+                except SandboxError as error:  # the engine may be removing it just now
+                    logger.warning("a container of a sandbox launcher that ended may be left: %s", error)
 
 
 def is_gone(folder: Path) -> bool:

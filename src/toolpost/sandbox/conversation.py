@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 
 from toolpost.calls.errors import SandboxError
 from toolpost.sandbox.backend import Job, Passage
+from toolpost.sandbox.box import Box, wait_for
 from toolpost.sandbox.frames import Frames, packed
-from toolpost.sandbox.link import START_S, Box, descriptors, not_run, wait_for
+from toolpost.sandbox.link import START_S, descriptors, not_run
 from toolpost.sandbox.outcome import SandboxTraffic
 from toolpost.sandbox.profile import SandboxLimits
 
@@ -73,6 +74,7 @@ class Conversation:
         self._listener = -1
         self._way_in = -1
         self._begun = False
+        self.told = False
         self.traffic: SandboxTraffic | None = None
 
     def run(self) -> None:
@@ -143,6 +145,7 @@ class Conversation:
         job, channel = self._job, self._box.channel.fileno()
         self.began = time.monotonic()
         self._until = self.began + job.limits.wall_s
+        self.told = True
         straight = self._straight()
         self._out += self._order(begun=time.monotonic() if straight else None)
         self._untold = len(self._out)

@@ -44,7 +44,7 @@ def result_of(
     wall_s = talk.ended - talk.began
     if report is None:
         gone: tuple[str, ...] = (
-            ("everything: the sandbox did not report in time and was killed",) if job.collect else ()
+            ("everything: the sandbox did not report in time and was killed",) if job.collect and talk.told else ()
         )
         usage = SandboxUsage(wall_s=wall_s, output_bytes=sum(talk.totals), network=talk.traffic)
         return SandboxResult(left_behind=gone, usage=usage, **common, **_stopped(talk, job, wall_s))

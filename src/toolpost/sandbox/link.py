@@ -8,7 +8,6 @@ import fcntl
 import json
 import logging
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -16,21 +15,20 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from toolpost.calls.errors import SandboxError
-from toolpost.sandbox import kernel
+from toolpost.sandbox.box import Box, wait_for
 
 logger = logging.getLogger("toolpost")
 
 START_S: Final = 30.0
 """How long a launcher, or a sandbox, may take to come up."""
-GONE_S: Final = 10.0
-"""How long a sandbox may take to be gone, before it is killed and after."""
 END: Final = b"."
 """A message of its own after the pieces of the configuration, none of which is so short."""
+_ROOM_S: Final = 0.01
 _LARGEST = 1 << 20
 _AT_ONCE = 1 << 16
 _PACKAGE = Path(__file__).resolve().parent
@@ -70,56 +68,12 @@ class DeadLinkError(SandboxError):
     outcome = "not_run"
 
 
-class Box:
-    """One sandbox as the engine holds it: a channel to its first process, and a descriptor to kill that by."""
-
-    __slots__ = ("__weakref__", "channel", "early", "early_ends", "pidfd", "warm")
-
-    def __init__(self, channel: int, pidfd: int) -> None:
-        # Named in full, the kernel need not be asked what it is.
-        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel)
-        self.channel.setblocking(False)
-        self.pidfd = pidfd
-        self.warm = False
-        # In a session, what the sandbox said of the next program right behind its report on the last one.
-        self.early = b""
-        self.early_ends: list[int] = []
-
-    def kill(self) -> None:
-        """End it, with all that runs in it, at once."""
-        with contextlib.suppress(OSError):
-            kernel.pidfd_kill(self.pidfd)
-
-    def gone(self) -> bool:
-        """Whether its first process has ended."""
-        return wait_for([self.pidfd], 0)
-
-    def end(self) -> None:
-        """End it, and wait until all that was in it is gone: processes, folder and all."""
-        if self.pidfd < 0:
-            return
-        self.channel.close()  # by which its first process knows, and what else there is dies with that
-        if not wait_for([self.pidfd], GONE_S):
-            self.kill()
-            wait_for([self.pidfd], GONE_S)
-        self.close()
-
-    def close(self) -> None:
-        """Let go of it, which ends it where it still lives."""
-        if self.pidfd < 0:
-            return
-        self.channel.close()
-        while self.early_ends:
-            os.close(self.early_ends.pop())
-        os.close(self.pidfd)
-        self.pidfd = -1
-
-
 class Link:
     """A running launcher. Its methods may be called from any thread; a forked child must not use it."""
 
     def __init__(self, config: Mapping[str, Any], warm: int, module: str = "launcher") -> None:
         self._warm = warm
+        self._relayed = bool(config.get("relayed"))
         self._changed = threading.Condition()
         self._ready: deque[Box] = deque()
         self._special: dict[int, Box] = {}
@@ -192,10 +146,16 @@ class Link:
             return self._dead
 
     def look(self) -> None:
-        """Take in what the launcher has said: for moments in which there is nothing to do but wait."""
-        with self._changed:
-            if not self._receiving:
-                self._drain()
+        """Take in what the launcher has said: for moments in which there is nothing to do but wait.
+
+        A program runs meanwhile, whose time must not pass while another thread deals with the launcher.
+        """
+        if self._changed.acquire(blocking=False):
+            try:
+                if not self._receiving:
+                    self._drain()
+            finally:
+                self._changed.release()
 
     def refill(self) -> None:
         """Order what is missing of the warm ones. Called after an answer was given, never before."""
@@ -223,6 +183,8 @@ class Link:
             if self._dead:
                 raise DeadLinkError(f"the sandbox launcher ended: {self._dead}")
             wanted = self._order(limits) if limits else None
+            if not self._waiting:
+                self._refusals.clear()  # of those who got another sandbox meanwhile
             self._waiting += wanted is None
             try:
                 return self._wait(wanted, until)
@@ -266,15 +228,28 @@ class Link:
 
     def _order(self, limits: Mapping[str, float]) -> int:
         self._orders += 1
-        order = {"id": self._orders, "limits": dict(limits)}
-        try:
-            self._control.send(json.dumps(order).encode())
-        except OSError as error:
-            self._dead = self._dead or str(error)
-        else:
-            if not limits:
-                self._pending.add(self._orders)
-        return self._orders
+        number = self._orders
+        if self._sent(json.dumps({"id": number, "limits": dict(limits)}).encode()) and not limits:
+            self._pending.add(number)
+        return number
+
+    def _sent(self, order: bytes) -> bool:
+        """Send one order. Where there is no room for it the launcher may wait for us to take in what it has said."""
+        until = time.monotonic() + START_S
+        while not self._dead:
+            try:
+                self._control.send(order, socket.MSG_DONTWAIT)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    self._dead = f"it took no order for {START_S:g} s"
+                    return False
+                if not self._receiving:
+                    self._drain()
+                self._changed.wait(_ROOM_S)  # nobody else waits meanwhile for what is held here
+            except OSError as error:
+                self._dead = self._dead or str(error)
+        return False
 
     def _drain(self) -> None:
         """Take in what the launcher has said."""
@@ -306,7 +281,7 @@ class Link:
         if "fatal" in answer:
             self._dead = str(answer["fatal"])
         elif len(ends) == 2:
-            box = Box(*ends)
+            box = Box(*ends, relayed=self._relayed)
             _BOXES.add(box)
             if general:
                 self._ready.append(box)
@@ -359,14 +334,6 @@ def _refused(answer: Mapping[str, Any]) -> SandboxError:
     return not_run(
         f"a sandbox could not be made: {answer.get('error')}", step=answer.get("step"), errno=answer.get("errno")
     )
-
-
-def wait_for(fds: Iterable[int], seconds: float) -> bool:
-    """Whether one of these descriptors, of any number, is readable within so many seconds."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:

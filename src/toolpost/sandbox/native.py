@@ -17,10 +17,11 @@ from typing import Any, Final
 from toolpost.calls.errors import SandboxError
 from toolpost.sandbox import folder
 from toolpost.sandbox.backend import Job
+from toolpost.sandbox.box import Box
 from toolpost.sandbox.conversation import Conversation
 from toolpost.sandbox.ending import result_of
 from toolpost.sandbox.enforcement import report_of
-from toolpost.sandbox.link import Box, DeadLinkError, Link, not_run
+from toolpost.sandbox.link import DeadLinkError, Link, not_run
 from toolpost.sandbox.outcome import BackendReport, LimitHit, SandboxResult
 from toolpost.sandbox.packages import mounts_of
 from toolpost.sandbox.profile import CLOSED_ENV, PACKAGES, PROXY_ENV, PROXY_PORT, WORK, Sandbox, SandboxLimits
@@ -138,11 +139,12 @@ class NativeBackend:
                 return SandboxResult(status="limit", limit=spent, backend=self.name, warm=True, enforced=enforced)
             try:
                 result = self._talk(session.box, session.rest_of(job), called)
-            except SandboxError as error:
-                if error.details.get("session") != "kept" or session.box.gone():
+            except BaseException as error:  # an on_output that broke too: nobody watches the program any more
+                kept = isinstance(error, SandboxError) and error.details.get("session") == "kept"
+                if not kept or session.box.gone():
                     self._lose(name, session)
                 raise
-            if session.box.gone():
+            if session.box.killed or session.box.gone():
                 self._lose(name, session)
             session.box.warm = True
             return session.count(result, job.limits)
@@ -151,7 +153,8 @@ class NativeBackend:
         """Forget a session whose sandbox is lost. Its turn is held."""
         with self._lock:
             self._sessions.pop(name, None)
-        session.box.close()
+        session.box.kill()
+        session.box.end()
 
     def _special_limits(self, job: Job) -> dict[str, Any]:
         """Those limits of a job for which a sandbox must be made; none where a parked one fits."""
@@ -252,6 +255,7 @@ class NativeBackend:
             "notify": True,
             "distinct": True,
             "direct": True,
+            "relayed": False,
         }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from toolpost.calls.errors import CallCancelledError, OverloadedError, SandboxError
+from toolpost.calls.errors import CallCancelledError, OverloadedError, SandboxError, ToolTimeoutError
 from toolpost.sandbox.backend import Backend, Cancel, Job
 from toolpost.sandbox.outcome import SandboxResult
 from toolpost.sandbox.sessions import Kept
@@ -26,9 +26,16 @@ class Run:
     """One program with what it holds: a turn, a way to cancel it. Calling it gives all of that back."""
 
     def __init__(
-        self, sandboxes: Sandboxes, job: Job, kept: Kept | None, cancel: Cancel, taken: Sequence[Turns]
+        self,
+        sandboxes: Sandboxes,
+        job: Job,
+        kept: Kept | None,
+        cancel: Cancel,
+        taken: Sequence[Turns],
+        until: float | None,
     ) -> None:
         self._sandboxes, self._job, self._kept, self.cancel = sandboxes, job, kept, cancel
+        self._until = until
         self._taken = list(taken)
 
     def __call__(self) -> SandboxResult:
@@ -36,7 +43,7 @@ class Run:
         try:
             result = self._tried()
         except BaseException as raised:
-            if kept is not None and not isinstance(raised, (CallCancelledError, OverloadedError)):
+            if kept is not None and not isinstance(raised, (CallCancelledError, OverloadedError, ToolTimeoutError)):
                 sandboxes._sessions.close(kept, "its sandbox was lost")
             raise
         else:
@@ -63,20 +70,33 @@ class Run:
                 backend = sandboxes._ready()
                 if kept is not None:
                     job = replace(job, session=_sandbox_of(kept, backend))
-                result = backend.run(job)
+                result = backend.run(self._in_time(job))
             except SandboxError as error:
                 if error.outcome != "not_run" or "missing" in error.details:
                     raise
-                if kept is not None and not kept.runs and kept.made is not None:
+                if kept is not None and not kept.begun and kept.made is not None:
                     sandboxes._end_session(kept.made)
                     kept.made = None
-                if attempt == TRIES or (kept is not None and kept.runs) or _pause(job, PAUSE_S * attempt):
+                if attempt == TRIES or (kept is not None and kept.begun) or _pause(job, PAUSE_S * attempt):
                     raise _not_started(error, attempt) from error
             else:
+                if kept is not None:
+                    kept.begun = True
                 if result.status == "cancelled":
                     raise CallCancelledError("the program was cancelled and killed")
                 return result
         raise AssertionError("unreachable")
+
+    def _in_time(self, job: Job) -> Job:
+        """The job with no more time than is left: starting a back end takes some. Raises ToolTimeoutError."""
+        left_s = self._sandboxes._left_s(self._until)
+        if left_s is None:
+            return job
+        if left_s <= 0:
+            error = ToolTimeoutError("no time was left when the sandbox could be started, so the program was not run")
+            error.outcome = "not_run"
+            raise error
+        return replace(job, limits=job.limits.tightened(wall_s=left_s))
 
 
 def _sandbox_of(kept: Kept, backend: Backend) -> str:

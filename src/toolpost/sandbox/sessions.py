@@ -31,6 +31,8 @@ class Kept:
         self.turn = Turns(1, clock)
         self.made: str | None = None
         self.runs = 0
+        self.begun = False
+        """Whether a program ran in it, be it one that was cancelled: it may have left files."""
         self.used_s = now_s
         self.ends_s = now_s + life_s
         self.ended: str | None = None
@@ -75,10 +77,14 @@ class Sessions:
                     f"wait until one has been idle for {self._idle_s:g} s"
                 )
             kept = Kept(name or new_id(), now_s, self._life_s, self._clock)
-            self._kept[kept.name] = kept
             if self._watch is None:
-                self._watch = threading.Thread(target=self._watching, name="toolpost-sandbox-sessions", daemon=True)
-                self._watch.start()
+                watch = threading.Thread(target=self._watching, name="toolpost-sandbox-sessions", daemon=True)
+                try:
+                    watch.start()
+                except RuntimeError as error:
+                    raise OverloadedError(f"no thread to watch sessions can be started ({error}); try later") from error
+                self._watch = watch
+            self._kept[kept.name] = kept
             self._changed.notify_all()
             return kept
 
@@ -90,8 +96,14 @@ class Sessions:
 
     def close(self, kept: Kept, why: str) -> None:
         """End it, with its files. A second time does nothing."""
+        self._close(kept, why)
+
+    def _close(self, kept: Kept, why: str | None) -> None:
+        """End it; why None: where its time is still over, and nobody has come for it meanwhile."""
         with self._changed:
-            if kept.ended is not None:
+            if why is None:
+                why = self._over(kept, self._clock.monotonic(), is_mine=True)
+            if kept.ended is not None or why is None:
                 return
             kept.ended = why
             if self._kept.get(kept.name) is kept:
@@ -130,16 +142,22 @@ class Sessions:
                 ends_s = min(kept.ends_s, kept.used_s + self._idle_s) if not kept.turn.taken else kept.ends_s
                 left_s = max(0.05, ends_s - now_s)
                 following = left_s if following is None else min(following, left_s)
-            elif kept.turn.taken:  # its program has no time beyond this, and who ran it ends the session
+            elif not kept.turn.take_blocking(0.0):  # its program has no time beyond this
                 following = 1.0 if following is None else min(following, 1.0)
             else:
-                self.close(kept, why)
+                try:
+                    self._close(kept, None)
+                finally:
+                    kept.turn.give_back()
+                if kept.ended is None:  # somebody came for it; its time is reckoned anew
+                    following = 0.05
         return following
 
-    def _over(self, kept: Kept, now_s: float) -> str | None:
+    def _over(self, kept: Kept, now_s: float, *, is_mine: bool = False) -> str | None:
+        """Why its time is over. is_mine says that whoever asks has its turn, so that nothing runs in it."""
         if now_s >= kept.ends_s:
             return f"it was {self._life_s:g} s old, which is as old as a session may be"
-        if not kept.turn.taken and now_s >= kept.used_s + self._idle_s:
+        if (is_mine or not kept.turn.taken) and now_s >= kept.used_s + self._idle_s:
             return f"nothing ran in it for {self._idle_s:g} s"
         return None
 
@@ -168,6 +186,11 @@ class SandboxSession:
     def runs(self) -> int:
         """How many programs have run in it."""
         return self._kept.runs
+
+    @property
+    def begun(self) -> bool:
+        """Whether a program ran in it, be it one that was cancelled, so that there may be files."""
+        return self._kept.begun
 
     @property
     def ended(self) -> str | None:

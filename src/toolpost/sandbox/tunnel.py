@@ -80,9 +80,8 @@ class Tunnel:
                 del self._out[: os.write(self._far_out, self._out[:_PIECE])]
         except BlockingIOError:
             self._poll.register(self._far_out, select.POLLOUT)
-            if len(self._out) > _WINDOW:  # nothing more is taken in meanwhile
-                with contextlib.suppress(KeyError):
-                    self._poll.unregister(self._channel)
+            if len(self._out) > _WINDOW:  # nothing more is taken in meanwhile, but that nobody is here any more
+                self._poll.register(self._channel, 0)
             return
         except OSError:
             self._open = False

@@ -88,7 +88,7 @@ class Turns:
     def _late(self, waiter: _Waiter) -> bool:
         """Whether the place was granted in the moment in which the time was over."""
         with self._lock:
-            if not waiter.granted:
+            if not waiter.granted and waiter in self._waiting:  # not where its loop was closed when its turn came
                 self._waiting.remove(waiter)
             return waiter.granted
 

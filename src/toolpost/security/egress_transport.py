@@ -33,13 +33,16 @@ MAX_ADDRESSES: Final = 8
 _ADMITTED: Final = 1024
 
 
-def guarded_transport(reach: EgressGuard | Reach, *, verify: ssl.SSLContext | None = None) -> GuardedTransport:
+def guarded_transport(
+    reach: EgressGuard | Reach, *, verify: ssl.SSLContext | None = None, most: int | None = MAX_CONNECTIONS
+) -> GuardedTransport:
     """A transport that reaches what it may, for one event loop; verify is trust of one's own in place of certifi's.
 
+    most bounds its connections; None is for who bounds its requests himself.
     It follows no redirects, keeps no cookies, takes nothing from the environment. What it may not reach raises
     EgressDeniedError; everything else that can go wrong raises what httpx raises.
     """
-    return GuardedTransport(reach.reach() if isinstance(reach, EgressGuard) else reach, verify or trust())
+    return GuardedTransport(reach.reach() if isinstance(reach, EgressGuard) else reach, verify or trust(), most)
 
 
 @cache
@@ -54,7 +57,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     Its connections are its own, so that they were all made under one set of rules.
     """
 
-    def __init__(self, reach: Reach, verify: ssl.SSLContext) -> None:
+    def __init__(self, reach: Reach, verify: ssl.SSLContext, most: int | None = MAX_CONNECTIONS) -> None:
         self.reach = reach
         self._proxy = reach.guard.proxy
         self._admitted: set[tuple[bytes, bytes, int | None]] = set()
@@ -68,7 +71,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=verify,
             proxy=proxy,
-            max_connections=MAX_CONNECTIONS,
+            max_connections=most,
             max_keepalive_connections=MAX_IDLE,
             keepalive_expiry=IDLE_EXPIRY_S,
             network_backend=_Network(reach, self._proxy),

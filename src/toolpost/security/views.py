@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from html.entities import html5
 from typing import Final
@@ -64,9 +64,17 @@ def normalised(value: str) -> list[str]:
     clean = in_unicode(value)
     views = [value] if clean == value else [value, clean]
     left = MAX_ENCODED
-    foreign = True  # whether a view may hold characters that stand for ASCII
-    while not is_plain(views[-1]) and _is_encoded()(views[-1]):
-        decoded, spent, foreign = _decoded(views[-1], left, foreign)
+    unfolded = clean
+    while not is_plain(views[-1]):
+        if len(views[-1]) <= _OFTEN:  # where one search is quicker
+            if not _finds_encoded()(views[-1]):
+                break
+            marks = _MARKS
+        else:
+            marks = tuple(mark for mark in _MARKS if _holds(mark, views[-1]))
+            if not marks and not _may_be_folded(views[-1], unfolded):
+                break
+        decoded, spent, unfolded = _decoded(views[-1], left, unfolded, marks)
         if decoded == views[-1]:
             break
         left -= spent
@@ -122,53 +130,88 @@ _USUAL: Final = (
     "\xa0\xad\xb2\xb3\u2026\u202f\u2122\u3000\ufeff\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
     "\u200b\u200c\u200d\u200e\u200f"
 )
-_USUAL_ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#39;", "'"), ("&nbsp;", " "))
+_USUAL_ENTITIES: Final = (
+    *(("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#34;", '"'), ("&#39;", "'"), ("&#x27;", "'"), ("&nbsp;", " ")),
+)
 """Pieces that may be replaced wholesale where there are many, and are not counted; never what starts another piece."""
+_OFTEN: Final = 2000
+"""Ampersands from which on replacing wholesale is quicker, and characters from which on a search for each mark is."""
 _ASCII: Final = bytes(range(128))
-_MUCH: Final = 10_000
-_MANY: Final = 64
+_MUCH: Final = 20_000
+"""Bytes that UTF-8 takes beyond one for each character, from which on one search is quicker than a set of them all."""
+_MANY: Final = 24
+"""Different characters from which on one search is quicker than replacing each."""
 _KEPT: Final = 64
 """Characters of the longest pieces whose decoded form is kept for the next text that holds them."""
 _STARTS: Final = {"%": ("%", 8), "&": ("&#", 1), "\\": ("\\u{", 1)}
 """What pieces begin with, and how many times as many of it there may be: many that begin none take long to try, too."""
 
 
-def _decoded(view: str, left: int, foreign: bool) -> tuple[str, int, bool]:
-    """A view decoded once, how many pieces were, and whether any stood for more than ASCII.
+def _decoded(view: str, left: int, unfolded: str, marks: Sequence[str]) -> tuple[str, int, str]:
+    """A view decoded once, how many pieces were, and what they stand for together.
 
-    foreign says whether a character may stand for ASCII. Raises OverEncodedError for more pieces than are left.
+    unfolded holds every character of the view that may stand for ASCII, marks those of the encodings that it holds.
+    Raises OverEncodedError for more pieces than are left.
     """
-    before = left
-    made = False
-    if foreign and not view.isascii():
-        view = _folded(view)
-    elif "\0" in view:
+    before, original = left, view
+    made = []
+    if "\0" in view:
         view = view.replace("\0", "")
+    if not unfolded.isascii():
+        view = _folded(view, unfolded)
     for mark, pattern, decode in _DECODERS:
-        if mark in view:
-            if mark == "&" and view.count(mark) > left:
-                for piece, plain in _USUAL_ENTITIES:
-                    view = view.replace(piece, plain)
-            if mark in _STARTS:
-                start, times = _STARTS[mark]
-                if view.count(mark) > times * left < view.count(start):
-                    raise OverEncodedError
-            view, left, ascii_only = _replaced(view, left, pattern, decode)
-            made = made or not ascii_only
-    return view, before - left, made
+        if mark not in view or (mark not in marks and (view is original or not _holds(mark, view))):
+            continue
+        if mark in _STARTS:
+            start, times = _STARTS[mark]
+            if mark == "&":
+                view, whole = _without_usual(view, min(left, _OFTEN))
+                if whole:
+                    continue
+            if (
+                len(view) > left
+                and _finds(re.escape(start))(view)
+                and view.count(mark) > times * left < view.count(start)
+            ):
+                raise OverEncodedError
+        view, left, plain = _replaced(view, left, pattern, decode)
+        made.append(plain)
+    return view, before - left, "".join(made)
 
 
-def _replaced(view: str, left: int, pattern: re.Pattern[str], decode: Callable[[str], str]) -> tuple[str, int, bool]:
-    """A view with the pieces that its pattern captures decoded, how many more may be, and if those are ASCII now."""
+def _without_usual(view: str, few: int) -> tuple[str, bool]:
+    """A view with the usual entities decoded, unless it has few ampersands, and whether it has been decoded whole.
+
+    It has where each ampersand that is left began an &amp;.
+    """
+    if len(view) <= few:
+        return view, False
+    usual = [(piece, plain) for piece, plain in _USUAL_ENTITIES if _finds(piece)(view)]
+    escaped = _finds("&amp;")(view)
+    if not (usual or escaped) or (often := view.count("&")) <= few:
+        return view, False
+    for piece, plain in usual:
+        view = view.replace(piece, plain)
+    if usual:
+        often = view.count("&")
+    whole = escaped and view.count("&amp;") == often
+    return view.replace("&amp;", "&") if whole else view, whole
+
+
+def _replaced(view: str, left: int, pattern: re.Pattern[str], decode: Callable[[str], str]) -> tuple[str, int, str]:
+    """A view with the pieces that its pattern captures decoded, how many more may be, and what those stand for."""
     parts = pattern.split(view, left + 1)
     left -= len(parts) // 2
     if left < 0:
         raise OverEncodedError
     if len(parts) == 1:
-        return view, left, True
+        return view, left, ""
     pieces = parts[1::2]
-    parts[1::2] = plain = list(map(decode if max(map(len, pieces)) <= _KEPT else _unkept(decode), pieces))
-    return "".join(parts), left, all(map(str.isascii, plain))
+    plain = list(map(decode if max(map(len, pieces)) <= _KEPT else _unkept(decode), pieces))
+    if plain == pieces:
+        return view, left, ""
+    parts[1::2] = plain
+    return "".join(parts), left, "".join(plain)
 
 
 def _unkept(decode: Callable[[str], str]) -> Callable[[str], str]:
@@ -176,36 +219,73 @@ def _unkept(decode: Callable[[str], str]) -> Callable[[str], str]:
     return getattr(decode, "__wrapped__", decode)
 
 
-def _folded(view: str) -> str:
-    """A view with characters that stand for ASCII as what they stand for. Raises OverEncodedError for too many."""
+def _folded(view: str, unfolded: str) -> str:
+    """A view with characters that stand for ASCII as what they stand for. Raises OverEncodedError for too many.
+
+    unfolded holds every one of them, whatever else it holds.
+    """
     folds, searches = _compatible()
+    encoded = unfolded.encode()
     # Replacing is quicker than a walk over all characters, as long as few different ones are there.
-    encoded = view.encode().translate(None, _ASCII)
-    if len(encoded) <= _MUCH:
-        found = folds.keys() & set(encoded.decode())
+    if len(encoded) - len(unfolded) <= _MUCH:
+        found = folds.keys() & set(encoded.translate(None, _ASCII).decode())
         if len(found) <= _MANY:
             for character in found:
                 view = view.replace(character, folds[character])
             return view
+    for character in _USUAL:
+        if character in view:
+            view = view.replace(character, folds[character])
     for lead, search, fold in searches:
-        if lead in encoded:
-            try:
-                view = _replaced(view, MAX_FOLDED, search, fold)[0]
-            except OverEncodedError:
-                for character in _USUAL:
-                    view = view.replace(character, folds[character])
-                view = _replaced(view, MAX_FOLDED, search, fold)[0]
+        if lead in encoded and (not lead or _finds(search.pattern)(view)):
+            view = _replaced(view, MAX_FOLDED, search, fold)[0]
     return view
 
 
+_HELD: Final = {
+    "%": r"%(?:[0-9a-fA-F]{2}|[uU][0-9a-fA-F]{4})",
+    "&": r"&(?:#(?:[xX][0-9a-fA-F]|[0-9])|lt|gt|amp|quot|LT|GT|AMP|QUOT|"
+    + "|".join(name for name in html5 if name[-1] == ";")
+    + ")",
+    "\\": r"\\(?:x[0-9a-fA-F]{2}|u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]+\})|[0-7]{2})",
+    "+": r"\+A[A-H][A-Za-z0-9+/](?:A[A-Za-f]|[YZa-f]|[A-Za-z0-9+/]{0,2}(?:[^A-Za-z0-9+/]|\z))",
+}
+"""What every piece that stands for something else holds. A search for each mark skips to it; one for all reads all."""
+
+
+_MARKS: Final = tuple(_HELD)
+
+
+def _holds(mark: str, view: str) -> bool:
+    return mark in view and _finds(_HELD[mark])(view)
+
+
 @cache
-def _is_encoded() -> Callable[[str], bool]:
-    """What tells quickly whether a text may hold anything encoded."""
-    folded = "".join(f"\\x{{{ord(character):x}}}" for character in _compatible()[0])
-    return linear(
-        r"%(?:[0-9a-fA-F]{2}|[uU][0-9a-fA-F]{4})|&(?:#[xX0-9]|lt|gt|amp|quot|LT|GT|AMP|QUOT|[A-Za-z][A-Za-z0-9]{1,30};)"
-        r"|\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F{]|[0-7]{2})|\+A[A-H]|[\x00" + folded + "]"
-    )
+def _finds(expression: str) -> Callable[[str], bool]:
+    """What tells whether a text holds an expression: for a short literal many times as quickly as str itself does."""
+    return linear(expression)
+
+
+def _may_be_folded(view: str, unfolded: str) -> bool:
+    if unfolded.isascii() or view.isascii():
+        return "\0" in view
+    return _finds_folded()(view)
+
+
+@cache
+def _finds_folded() -> Callable[[str], bool]:
+    """What tells quickly whether a text holds a character that stands for ASCII."""
+    return linear(_folded_class())
+
+
+@cache
+def _finds_encoded() -> Callable[[str], bool]:
+    """What tells quickly of a short text whether it may hold anything encoded."""
+    return linear("|".join((*_HELD.values(), _folded_class())))
+
+
+def _folded_class() -> str:
+    return "[" + "".join(f"\\x{{{ord(character):x}}}" for character in _compatible()[0]) + "]"
 
 
 @lru_cache(maxsize=4096)

@@ -71,7 +71,7 @@ class Programs:
         left_s = ctx.remaining_s()
         try:
             kept = None if session is None else await sandboxes.open_session(_scoped(session, ctx))
-            is_new = None if kept is None else kept.runs == 0
+            is_new = None if kept is None else not kept.begun
             more.update(files=files, session=kept, timeout_s=timeout_s, on_output=lines.take)
             more["deadline_s"] = None if left_s is None else max(MARGIN_S, left_s - MARGIN_S)
             if self.profile.network.allow:
@@ -184,10 +184,14 @@ class Lines:
         """A piece of output, in whichever thread."""
         with self._lock:
             text = self._rests[stream] + self._decoders[stream].decode(data)
-            *lines, rest = text.split("\n")
-            self._rests[stream] = rest[: MAX_LINE_CHARS + 1]
+            shown = LINES_AT_ONCE + 1  # no more of one piece can be told: a flood is counted, and not looked at
+            *lines, rest = text.split("\n", shown)
+            left_out = rest.count("\n")
+            self._rests[stream] = (rest.rpartition("\n")[2] if left_out else rest)[: MAX_LINE_CHARS + 1]
             for line in lines:
                 self._tell(line)
+            self._seen += left_out
+            self._skipped += left_out
 
     def end(self) -> None:
         """What came after the last line, and how many were not told."""

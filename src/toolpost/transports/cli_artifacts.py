@@ -22,4 +22,6 @@ def write_artifacts(artifacts: Mapping[str, bytes], folder: Path) -> list[str]:
                 file.write(data)
         except OSError as error:
             problems.append(f"{path} was not written: {error.strerror}")
+        except UnicodeEncodeError:
+            problems.append(f"{name!r} was not written: this system's file names cannot have all of its letters")
     return problems
