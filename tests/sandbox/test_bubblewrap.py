@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +187,47 @@ def test_sandboxes_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
         assert bwraps() & ours == set()
     finally:
         backend.close()
+
+
+def test_a_start_in_whose_middle_the_launcher_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    """A stand-in for a bwrap that is told nothing any more."""
+    mark = f"1{os.getpid()}"
+    program = tmp_path / "bwrap"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *--info-fd*) exec /bin/sleep {mark};; esac\nexec {shutil.which("bwrap")} "$@"\n'
+    )
+    program.chmod(0o755)
+    backend = AsOneUser(SandboxContract.profile, tmp_path / "root", 0, program=str(program))
+
+    def hanging() -> list[str]:
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and (folder / "cmdline").read_bytes() == f"/bin/sleep\0{mark}\0".encode():
+                    found.append(folder.name)
+        return found
+
+    try:
+        backend.start()
+        assert backend._link is not None
+        held = backend._link.facts
+        with ThreadPoolExecutor(1) as pool:
+            ran = pool.submit(backend.run, job("echo ran"))
+            until = time.monotonic() + 20
+            while not hanging() and time.monotonic() < until:
+                time.sleep(0.02)
+            assert hanging()
+            os.kill(backend._link.pid, signal.SIGKILL)
+            error = ran.exception()
+        assert isinstance(error, SandboxError)
+        backend.start()
+
+        if held["cgroup"]:
+            assert not hanging()
+    finally:
+        backend.close()
+        for pid in hanging():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def bwraps() -> set[int]:

@@ -34,6 +34,8 @@ def main(fd: int) -> NoReturn:
 class BubblewrapLauncher(launcher.Launcher):
     """Each sandbox is a bwrap, which stays beside it, and in it an interpreter that becomes the warden."""
 
+    own_processes = 2
+
     def _enter_namespaces(self, config: dict[str, Any]) -> None:
         with step("find bwrap"):
             self._bwrap = os.open(config["bwrap"], os.O_PATH | os.O_CLOEXEC)
@@ -96,20 +98,19 @@ class BubblewrapLauncher(launcher.Launcher):
             pid = 0
             try:
                 try:
-                    pid = self._start(config, slot, command, ends, inform=inform)
+                    pid = self._start(config, slot, command, ends, group=group, inform=inform)
                 finally:
                     os.close(inform)
                 with step("make a sandbox with bwrap"):
                     first = _child(info, pid)
                     pidfd = kernel.pidfd_open(first)
-                if group is not None:
-                    with step("put the sandbox into its control group"):
-                        group.join(first)
                 os.write(let_go, b"g")
             except BaseException:
                 if pid:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
+                if group is not None:  # a first process that bwrap had not told to go on yet
+                    group.kill()
                 os.close(alive)
                 ours.close()
                 raise
@@ -122,10 +123,14 @@ class BubblewrapLauncher(launcher.Launcher):
         command: list[str],
         ends: list[int],
         *,
+        group: cgroups.Group | None = None,
         inform: int | None = None,
         complain: int | None = None,
     ) -> int:
-        """Start bwrap with a command; its process."""
+        """Start bwrap with a command; its process.
+
+        It is in the control group before it is bwrap: what it makes can be found by that whenever we end.
+        """
         with self._files(config) as files:
             words = ["bwrap", *_words(config, built=self._uids is not None, files=files)]
             words += ["--info-fd", str(inform)] if inform is not None else []
@@ -133,6 +138,8 @@ class BubblewrapLauncher(launcher.Launcher):
             pid = os.fork()
             if pid == 0:
                 try:
+                    if group is not None:
+                        group.join(0)
                     self._become(slot, inherited, complain)
                     # In the template it may lie elsewhere, or nowhere.
                     found = self._bwrap if self._uids is not None else config["bwrap"]

@@ -61,6 +61,9 @@ def main(fd: int, kind: type[Launcher] | None = None) -> NoReturn:
 class Launcher:
     """Makes sandboxes by order, and knows all that exists of them."""
 
+    own_processes = 1
+    """How many of each sandbox's processes are ours."""
+
     def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
         self._control, self._config = control, config
         self._lock = -1
@@ -323,7 +326,7 @@ class Launcher:
         return self._groups.make(
             f"{self._config['id']}-{self._made}",
             memory=limits["memory_bytes"],
-            processes=limits["processes"] + 1,
+            processes=limits["processes"] + self.own_processes,
             cpus=limits["cpus"],
         )
 
