@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import socket
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -26,22 +28,54 @@ def in_child(body: Callable[[], Any], *, flags: int = 0) -> Any:
     """
     read, write = os.pipe()
     user, group = os.getuid(), os.getgid()
-    pid = kernel.clone(flags)
+    pid = forked()
     if pid == 0:
-        if flags & kernel.CLONE_NEWUSER:
-            for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-                with open(f"/proc/self/{name}", "w") as table:
-                    table.write(line)
-        _run(body, write)
+        try:
+            inner = kernel.clone(flags)
+        except OSError as error:
+            failed = error
+            _run(lambda: _raise(failed), write)
+        if inner == 0:
+            if flags & kernel.CLONE_NEWUSER:
+                for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                    with open(f"/proc/self/{name}", "w") as table:
+                        table.write(line)
+            _run(body, write)
+        os.close(write)
+        _end_as(inner)
     os.close(write)
     return _outcome(pid, read)
+
+
+def forked() -> int:
+    """A child with one thread, in which the C library's locks are free: that is what clone needs to be called in.
+
+    Tests run beside threads of others, any of which may hold a lock of the C library just now.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of threads from 3.12 on
+        return os.fork()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _end_as(pid: int) -> NoReturn:
+    """End as a child ends."""
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(0)
 
 
 def under_filter(program: bytes, body: Callable[[], Any]) -> tuple[Any, list[str]]:
     """What body returns under a filter with a listener, and the calls that were denied."""
     ours, theirs = socket.socketpair()
     read, write = os.pipe()
-    pid = kernel.clone(0)
+    pid = forked()
     if pid == 0:
         ours.close()
         hand_over(program, theirs)

@@ -22,7 +22,7 @@ import time
 import pytest
 
 from tests.conftest import miss
-from tests.sandbox.children import Killed, errno_of, hand_over, in_child, taken, under_filter
+from tests.sandbox.children import Killed, errno_of, forked, hand_over, in_child, taken, under_filter
 from tests.sandbox.filters import ALLOW, FOREIGN, KILL, MACHINES, NOTIFY, Filter, errno_in
 from toolpost.sandbox import bpf, kernel, seccomp, syscall_table
 
@@ -647,7 +647,7 @@ class TestTheListener:
 
     def test_who_waits_can_be_killed_and_leaves_no_answer_due(self, notified):
         ours, theirs = socket.socketpair()
-        pid = kernel.clone(0)
+        pid = forked()
         if pid == 0:
             ours.close()
             hand_over(seccomp.program("default", network=False, notify=True), theirs)
