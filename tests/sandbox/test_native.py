@@ -625,6 +625,9 @@ def test_many_orders_at_once_do_not_fill_the_way_to_the_launcher_for_good(make: 
 
     assert not ordering.is_alive()
     assert link.dead() == ""
+    (folder,) = backend._root.glob("l-*")
+    backend.close()
+    assert not groups(folder.name)
 
 
 def test_a_refusal_of_an_order_that_nobody_waits_for_is_nobodys(make: Callable[..., NativeBackend]) -> None:

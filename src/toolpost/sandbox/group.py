@@ -114,7 +114,7 @@ class Group:
                     self.by[what] = limit()
             if "cpu" in self._places:
                 self.by["cpu"] = self._limit_cpu()
-        except OSError:
+        except BaseException:
             self.remove()
             raise
 
