@@ -237,7 +237,7 @@ for module in list(sys.modules.values()):
   if name.startswith("toolpost"): got("loaded " + name)
 for path in sys.path:
   if "site-packages" in path and os.path.isdir(path) and os.listdir(path): got(path)
-for folder in ("/work", "/srv", "/home", "/root", "/mnt", "/media", "/var/log", "/var/lib", "/var/cache", "/var/spool"):
+for folder in ("/srv", "/home", "/root", "/mnt", "/media", "/var/log", "/var/lib", "/var/cache", "/var/spool"):
   try: names = os.listdir(folder)
   except OSError as error: no(error); continue
   (got if names else no)(f"{folder} holds {names[:5]}")""",

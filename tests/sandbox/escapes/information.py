@@ -252,7 +252,7 @@ add(
     "paths of the host in how it was started",
     """
 for word in [sys.executable, sys.prefix, *sys.path, *sys.argv, os.getcwd(), getattr(sys, "_base_executable", "")]:
-  (got if "/work/" in word or "@dir@" in word or "toolpost" in word else no)(word)""",
+  (got if "@dir@" in word or "toolpost" in word else no)(word)""",
     ends=FINISHED,
 )
 add(
