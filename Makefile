@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 RUN_ARGS ?= --tools examples/tools.py:TOOLS --exit-zero
+SERVE_ARGS ?= --tools examples/tools.py:TOOLS --data build/gateway
 PYTEST_ARGS ?= -q
 # Each worker starts servers of its own, and a file's tests stay with one worker.
 TEST_WORKERS ?= 2
@@ -14,17 +15,24 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hash
 PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 LOCK := uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	--universal --python-version 3.11
+# What the image in deploy/ has beside toolpost itself.
+DEPLOYED := $(addprefix --extra ,serve mcp redis postgres s3 auth sql html)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format prepare services bench fuzz lock clean
+.PHONY: help run serve test lint format prepare services bench fuzz lock clean
 
 help: ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-run: .venv/.ready ## Run the example calls and show what came out
+run: .venv/.ready ## Start a gateway, run the example calls through it and show what came out
 	@mkdir -p build && rm -f build/results.jsonl
-	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl $(RUN_ARGS)
+	.venv/bin/toolpost run examples/calls.jsonl -o build/results.jsonl --serve $(RUN_ARGS)
+	@echo "every result is in build/results.jsonl; 'make serve' keeps a gateway running and says where to look"
+
+serve: .venv/.ready ## Run a gateway with the example tools until Ctrl-C
+	@mkdir -p build
+	.venv/bin/toolpost serve $(SERVE_ARGS)
 
 test: lint prepare ## Lint, then run all tests
 	.venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -43,12 +51,13 @@ prepare: .venv/.ready ## Get the servers that the tests use, once
 services: prepare ## Run the servers that the tests use, until Ctrl-C
 	@.venv/bin/python -m tests.services serve
 
-bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries, what policies add, what screening and sandboxes cost
+bench: .venv-bench/.ready ## Measure what a call costs, next to other libraries, what policies add, what screening, sandboxes and doors cost
 	@mkdir -p build
 	.venv-bench/bin/python benchmarks/overhead.py $(BENCH_ARGS)
 	.venv-bench/bin/python benchmarks/policies.py --json build/policies.json
 	.venv-bench/bin/python benchmarks/screening.py --json build/screening.json
 	.venv-bench/bin/python benchmarks/sandbox.py --concurrent 100 --leaks 10000 --json build/sandbox.json
+	.venv-bench/bin/python benchmarks/doors.py --json build/doors.json
 
 fuzz: .venv/.fuzz ## Look for inputs that break a promise, FUZZ_SECONDS (60) for each target
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python -m tests.fuzz $(FUZZ_ARGS)
@@ -59,6 +68,10 @@ lock: ## Pin the requirements anew (needs uv)
 	$(LOCK) --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
 	$(LOCK) --all-extras pyproject.toml requirements/bench.in -o requirements/bench.txt
 	$(LOCK) requirements/fuzz.in -o requirements/fuzz.txt
+	$(LOCK) --no-annotate $(DEPLOYED) -c requirements/dev.txt pyproject.toml requirements/build.in \
+		-o requirements/deploy.txt
+	$(LOCK) requirements/clients.in -o requirements/clients.txt
+	$(LOCK) requirements/clients-legacy.in -o requirements/clients-legacy.txt
 
 clean: ## Remove everything that make has made
 	rm -rf .venv .venv-bench .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn, TypeVar
 from unittest.mock import patch
 from urllib.parse import urlsplit, urlunsplit
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from hypothesis import settings
 
-from tests.services import S3, Dynamo, Missing, Mongo, Oidc, Postgres, Redis, Server, in_ci
+from tests.services import S3, Dynamo, Missing, Mongo, Oidc, Postgres, Prepared, Redis, Server, in_ci
 
 S = TypeVar("S", bound=Server)
 
@@ -86,6 +87,14 @@ def serving(service: S, config: pytest.Config) -> Iterator[S]:
         miss(service.name, str(error), config)
     yield service
     service.stop()
+
+
+def prepared(kind: type[Prepared], config: pytest.Config) -> Path:
+    """Where programs of a kind are, or the test is left in the way that the run wants."""
+    try:
+        return kind.find()
+    except Missing as error:
+        miss(kind.name, str(error), config)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The test services themselves: they answer, come back with their data, die with the run, and leave nothing behind."""
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,23 @@ import psycopg
 import pytest
 import redis
 
-from tests.services import KINDS, S3, Missing, Postgres, Redis, Server, StartFailed, detached, packages, processes
+from tests.services import (
+    KINDS,
+    S3,
+    LegacyPythonClients,
+    Missing,
+    NpmClients,
+    Postgres,
+    Prepared,
+    PythonClients,
+    Redis,
+    Server,
+    StartFailed,
+    detached,
+    node,
+    packages,
+    processes,
+)
 from tests.services.__main__ import main
 from tests.services.redis import flush
 
@@ -295,6 +312,34 @@ def test_a_program_that_is_no_server_is_prepared_in_the_same_way(
     assert main(["prepare", "--install", "bubblewrap"]) == 1
     assert asked == [["bubblewrap"]]
     assert "tests that need bubblewrap cannot run here: install bubblewrap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [NpmClients, PythonClients, LegacyPythonClients])
+def test_clients_that_are_missing_are_named_with_the_way_out(
+    kind: type[Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "CACHE", tmp_path)
+
+    with pytest.raises(Missing, match="run 'make prepare'"):
+        kind.find()
+
+
+def test_what_cannot_be_installed_whole_is_not_there_at_all(tmp_path: Path) -> None:
+    fails = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1], 'half').touch(); sys.exit('full')"]
+
+    with pytest.raises(Missing, match=r"it cannot be installed \(full\)"):
+        node.into(tmp_path / "folder", lambda made: [*fails, str(made)])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/services/*/package-lock.json")), ids=lambda p: p.parent.name)
+def test_npm_packages_are_pinned_by_hash_and_no_address(path: Path) -> None:
+    entries = {name: entry for name, entry in json.loads(path.read_text())["packages"].items() if name}
+
+    assert entries
+    assert [name for name, entry in entries.items() if "integrity" not in entry and not entry.get("inBundle")] == []
+    assert [name for name, entry in entries.items() if "resolved" in entry] == []
 
 
 @pytest.mark.parametrize("before", [None, "exit 0"])

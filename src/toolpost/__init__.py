@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from toolpost.calls.clock import (
         Clock as Clock,
     )
+    from toolpost.calls.content import (
+        Content as Content,
+    )
     from toolpost.calls.context import (
         IToolEmitter as IToolEmitter,
         IToolExecutor as IToolExecutor,
@@ -114,7 +117,9 @@ if TYPE_CHECKING:
         EngineError as EngineError,
         Failed as Failed,
         IdempotencyMismatchError as IdempotencyMismatchError,
+        InputRequiredError as InputRequiredError,
         InputValidationError as InputValidationError,
+        NotFoundError as NotFoundError,
         NotSupportedError as NotSupportedError,
         OperationError as OperationError,
         OutcomeUnknownError as OutcomeUnknownError,
@@ -136,6 +141,7 @@ if TYPE_CHECKING:
         ToolTimeoutError as ToolTimeoutError,
         ToolValidationError as ToolValidationError,
         UnauthorizedError as UnauthorizedError,
+        WebhookVerificationError as WebhookVerificationError,
     )
     from toolpost.calls.events import (
         ApprovalChanged as ApprovalChanged,
@@ -150,6 +156,11 @@ if TYPE_CHECKING:
         Authorization as Authorization,
         OAuth as OAuth,
         Revoked as Revoked,
+    )
+    from toolpost.calls.offers import (
+        Prompt as Prompt,
+        PromptArgument as PromptArgument,
+        Resource as Resource,
     )
     from toolpost.calls.policies import (
         UNSET as UNSET,
@@ -167,6 +178,9 @@ if TYPE_CHECKING:
         Screening as Screening,
         Timeout as Timeout,
         UsageCalculator as UsageCalculator,
+    )
+    from toolpost.calls.questions import (
+        Question as Question,
     )
     from toolpost.calls.redaction import (
         Redactor as Redactor,
@@ -366,10 +380,27 @@ if TYPE_CHECKING:
         parse_json as parse_json,
         strict_problems as strict_problems,
     )
+    from toolpost.worker.calls import (
+        Calls as Calls,
+    )
+    from toolpost.worker.reports import (
+        Accept as Accept,
+        CallReport as CallReport,
+    )
+    from toolpost.worker.seeing import (
+        OPERATE as OPERATE,
+    )
+    from toolpost.worker.service import (
+        Service as Service,
+    )
+    from toolpost.worker.webhooks import (
+        verify_webhook as verify_webhook,
+    )
 
 __version__ = "0.1.0"
 
 _EXPORTS: dict[str, str] = {
+    "Accept": "toolpost.worker.reports",
     "Access": "toolpost.calls.access",
     "AdaptiveCircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
     "AlreadyDoneError": "toolpost.calls.errors",
@@ -399,8 +430,10 @@ _EXPORTS: dict[str, str] = {
     "CallCancelledError": "toolpost.calls.errors",
     "CallFinished": "toolpost.calls.events",
     "CallInProgressError": "toolpost.calls.errors",
+    "CallReport": "toolpost.worker.reports",
     "CallStarted": "toolpost.calls.events",
     "Caller": "toolpost.calls.call",
+    "Calls": "toolpost.worker.calls",
     "CedarEngine": "toolpost.security.cedar",
     "CircuitBreakerConfig": "toolpost.authoring.specs",
     "CircuitBreakerPolicyFactory": "toolpost.pipeline.breaker_policies",
@@ -411,6 +444,7 @@ _EXPORTS: dict[str, str] = {
     "Concurrency": "toolpost.calls.policies",
     "ConcurrencyLimitError": "toolpost.calls.errors",
     "ConfigurationError": "toolpost.calls.errors",
+    "Content": "toolpost.calls.content",
     "CostCalculator": "toolpost.telemetry.usage",
     "CustomIdempotencyKeyGenerator": "toolpost.pipeline.keys",
     "CustomRetryPolicy": "toolpost.pipeline.retry_policies",
@@ -464,6 +498,7 @@ _EXPORTS: dict[str, str] = {
     "IdempotencyConfig": "toolpost.authoring.specs",
     "IdempotencyKeyGeneratorFactory": "toolpost.pipeline.keys",
     "IdempotencyMismatchError": "toolpost.calls.errors",
+    "InputRequiredError": "toolpost.calls.errors",
     "InputValidationError": "toolpost.calls.errors",
     "IntegerParameter": "toolpost.authoring.parameters",
     "JsonFormatter": "toolpost.telemetry.logs",
@@ -478,10 +513,12 @@ _EXPORTS: dict[str, str] = {
     "NoOpCircuitBreakerPolicy": "toolpost.pipeline.breaker_policies",
     "NoOpExecutor": "toolpost.engine.spec_executors",
     "NoRetryPolicy": "toolpost.pipeline.retry_policies",
+    "NotFoundError": "toolpost.calls.errors",
     "NotSupportedError": "toolpost.calls.errors",
     "NumericParameter": "toolpost.authoring.parameters",
     "OAuth": "toolpost.calls.oauth",
     "OAuthProvider": "toolpost.security.oauth_provider",
+    "OPERATE": "toolpost.worker.seeing",
     "ObjectParameter": "toolpost.authoring.parameters",
     "OperationError": "toolpost.calls.errors",
     "OutcomeUnknownError": "toolpost.calls.errors",
@@ -497,6 +534,9 @@ _EXPORTS: dict[str, str] = {
     "PostgreSqlToolSpec": "toolpost.authoring.specs",
     "Price": "toolpost.telemetry.usage",
     "Progressed": "toolpost.calls.events",
+    "Prompt": "toolpost.calls.offers",
+    "PromptArgument": "toolpost.calls.offers",
+    "Question": "toolpost.calls.questions",
     "RateLimit": "toolpost.calls.policies",
     "RateLimitError": "toolpost.calls.errors",
     "RateLimiter": "toolpost.pipeline.limit",
@@ -505,6 +545,7 @@ _EXPORTS: dict[str, str] = {
     "Redactor": "toolpost.calls.redaction",
     "Rejected": "toolpost.calls.errors",
     "RemoteToolError": "toolpost.calls.errors",
+    "Resource": "toolpost.calls.offers",
     "Retry": "toolpost.calls.policies",
     "RetryConfig": "toolpost.authoring.specs",
     "RetryPolicyFactory": "toolpost.pipeline.retry_policies",
@@ -526,6 +567,7 @@ _EXPORTS: dict[str, str] = {
     "SecretUnavailableError": "toolpost.calls.errors",
     "SecurityError": "toolpost.calls.errors",
     "SecurityValidator": "toolpost.security.limits",
+    "Service": "toolpost.worker.service",
     "SqlDatabase": "toolpost.runners.sql",
     "SqlPolicy": "toolpost.security.sql",
     "SqliteToolSpec": "toolpost.authoring.specs",
@@ -561,6 +603,7 @@ _EXPORTS: dict[str, str] = {
     "UNSET": "toolpost.calls.policies",
     "UnauthorizedError": "toolpost.calls.errors",
     "UsageCalculator": "toolpost.calls.policies",
+    "WebhookVerificationError": "toolpost.calls.errors",
     "cache_result": "toolpost.authoring.decorators",
     "command_environment": "toolpost.security.commands",
     "command_line": "toolpost.security.commands",
@@ -601,11 +644,13 @@ _EXPORTS: dict[str, str] = {
     "tool_to_dict": "toolpost.authoring.serialize",
     "tool_to_json": "toolpost.authoring.serialize",
     "validate_input": "toolpost.authoring.decorators",
+    "verify_webhook": "toolpost.worker.webhooks",
     "web_tools": "toolpost.toolbox.web",
 }
 _UNSTARRED = frozenset({"TimeoutError"})  # it would hide the builtin from whoever imports *
 
 __all__ = [
+    "Accept",
     "Access",
     "AdaptiveCircuitBreakerPolicy",
     "AlreadyDoneError",
@@ -635,8 +680,10 @@ __all__ = [
     "CallCancelledError",
     "CallFinished",
     "CallInProgressError",
+    "CallReport",
     "CallStarted",
     "Caller",
+    "Calls",
     "CedarEngine",
     "CircuitBreakerConfig",
     "CircuitBreakerPolicyFactory",
@@ -647,6 +694,7 @@ __all__ = [
     "Concurrency",
     "ConcurrencyLimitError",
     "ConfigurationError",
+    "Content",
     "CostCalculator",
     "CustomIdempotencyKeyGenerator",
     "CustomRetryPolicy",
@@ -700,6 +748,7 @@ __all__ = [
     "IdempotencyConfig",
     "IdempotencyKeyGeneratorFactory",
     "IdempotencyMismatchError",
+    "InputRequiredError",
     "InputValidationError",
     "IntegerParameter",
     "JsonFormatter",
@@ -714,10 +763,12 @@ __all__ = [
     "NoOpCircuitBreakerPolicy",
     "NoOpExecutor",
     "NoRetryPolicy",
+    "NotFoundError",
     "NotSupportedError",
     "NumericParameter",
     "OAuth",
     "OAuthProvider",
+    "OPERATE",
     "ObjectParameter",
     "OperationError",
     "OutcomeUnknownError",
@@ -733,6 +784,9 @@ __all__ = [
     "PostgreSqlToolSpec",
     "Price",
     "Progressed",
+    "Prompt",
+    "PromptArgument",
+    "Question",
     "RateLimit",
     "RateLimitError",
     "RateLimiter",
@@ -741,6 +795,7 @@ __all__ = [
     "Redactor",
     "Rejected",
     "RemoteToolError",
+    "Resource",
     "Retry",
     "RetryConfig",
     "RetryPolicyFactory",
@@ -762,6 +817,7 @@ __all__ = [
     "SecretUnavailableError",
     "SecurityError",
     "SecurityValidator",
+    "Service",
     "SqlDatabase",
     "SqlPolicy",
     "SqliteToolSpec",
@@ -796,6 +852,7 @@ __all__ = [
     "UNSET",
     "UnauthorizedError",
     "UsageCalculator",
+    "WebhookVerificationError",
     "cache_result",
     "command_environment",
     "command_line",
@@ -836,6 +893,7 @@ __all__ = [
     "tool_to_dict",
     "tool_to_json",
     "validate_input",
+    "verify_webhook",
     "web_tools",
 ]
 

@@ -19,7 +19,9 @@ from toolpost.calls.errors import (
     EngineError,
     Failed,
     IdempotencyMismatchError,
+    InputRequiredError,
     InputValidationError,
+    NotFoundError,
     NotSupportedError,
     OperationError,
     OutcomeUnknownError,
@@ -41,6 +43,7 @@ from toolpost.calls.errors import (
     ToolTimeoutError,
     ToolValidationError,
     UnauthorizedError,
+    WebhookVerificationError,
 )
 
 TimeoutError = ToolTimeoutError
@@ -64,7 +67,9 @@ __all__ = [
     "EngineError",
     "Failed",
     "IdempotencyMismatchError",
+    "InputRequiredError",
     "InputValidationError",
+    "NotFoundError",
     "NotSupportedError",
     "OperationError",
     "OutcomeUnknownError",
@@ -87,4 +92,5 @@ __all__ = [
     "ToolTimeoutError",
     "ToolValidationError",
     "UnauthorizedError",
+    "WebhookVerificationError",
 ]

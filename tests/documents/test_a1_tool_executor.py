@@ -8,8 +8,10 @@ import json
 import logging
 import math
 import os
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -1024,11 +1026,25 @@ def test_an_executor_reads_every_variable_of_the_document(monkeypatch: pytest.Mo
     assert read == {setting: value for _, setting, value in VARIABLES.values()}
 
 
-def test_what_a_later_release_brings_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prometheus_finds_the_documents_metrics_on_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
     monkeypatch.setenv("METRICS_BACKEND", "prometheus")
+    monkeypatch.setenv("PROMETHEUS_PORT", str(port))
 
-    with pytest.raises(ConfigurationError, match=r"prometheus.*later release"):
-        ToolExecutor()
+    class Documented(BaseTool):
+        def double(self, n: int) -> int:
+            return 2 * n
+
+    with ToolExecutor() as executor:
+        executor.execute(Documented(), "double", n=1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+
+    assert 'tool_executions_total{operation="double",status="success",tool_name="Documented"} 1.0' in text
+    for name in ("tool_duration_seconds_count", "tool_cache_hits_total", "tool_executor_active_threads"):
+        assert f"\n{name}" in text
 
 
 class Shared(BaseTool):

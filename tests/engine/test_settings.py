@@ -28,6 +28,9 @@ URLS = {
 }
 """A text that each secret setting takes that is an address."""
 
+TEXTS = {**URLS, "trusted_proxies": "10.0.0.0/8"}
+"""A text that a setting takes, where no other would do."""
+
 DOCUMENTED_DEFAULTS = {
     "enable_cache": True,
     "cache_size": 100,
@@ -332,7 +335,7 @@ def test_every_setting_has_a_variable_with_the_prefix(setting: str) -> None:
     texts = {"enable": "no", "allowed_directories": "/a", "plugins": "a:b", "allowed_hosts": "h"}
     value = getattr(ExecutorConfig(), setting)
     text = next((t for part, t in texts.items() if setting.startswith(part)), None)
-    text = text or URLS.get(setting) or ("https://r" if "https:// URL" in FORMS[setting].expected else None)
+    text = text or TEXTS.get(setting) or ("https://r" if "https:// URL" in FORMS[setting].expected else None)
     text = text or (
         "17" if value is None else ",".join(map(str, value)) or "17" if isinstance(value, tuple) else str(value)
     )
@@ -597,11 +600,14 @@ def test_the_origin_of_an_unknown_setting_is_refused_with_the_nearest() -> None:
         ExecutorConfig().origin("cache_sise")
 
 
-def test_what_this_version_cannot_do_is_listed_with_its_origin() -> None:
+def test_what_cannot_be_done_is_listed_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refuse_unsupported(ExecutorConfig.load({"metrics_backend": "prometheus"})) == []
+    monkeypatch.setattr("toolpost.engine.settings.find_spec", lambda name: None)
     config = ExecutorConfig.load({"metrics_backend": "prometheus"}, environ={"CACHE_BACKEND": "redis"})
 
     assert refuse_unsupported(config) == [
-        "metrics_backend is 'prometheus' (code), which a later release brings; set it to 'none'",
+        "metrics_backend is 'prometheus' (code), which needs the package prometheus-client; install toolpost[serve], "
+        "or set it to 'none'",
         "cache_backend is 'redis' (environment CACHE_BACKEND), but no Redis is named; set cache_redis_url or a "
         "redis:// state_url",
     ]
@@ -775,3 +781,42 @@ def test_the_documentation_has_exactly_one_true_row_for_every_setting() -> None:
 @pytest.mark.parametrize("variable", [*DOCUMENTED_VARIABLES, *RESERVED, FILE_VARIABLE])
 def test_the_documentation_names_every_variable(variable: str) -> None:
     assert f"`{variable}`" in DOCS.read_text(encoding="utf-8")
+
+
+def test_settings_are_taken_from_another_config_with_who_set_them() -> None:
+    config, other = ExecutorConfig(max_depth=9), ExecutorConfig.load(environ={"TOOL_EXECUTOR_MAX_DEPTH": "7"})
+    told: list[str] = []
+    config.on_change(told.append)
+
+    config.take(other, ["max_depth", "cache_size"])
+
+    assert (config.max_depth, config.origin("max_depth")) == (7, "environment TOOL_EXECUTOR_MAX_DEPTH")
+    assert told == ["max_depth", "cache_size"]
+
+
+def test_of_settings_that_are_taken_none_is_where_a_listener_refuses_one() -> None:
+    config, other = ExecutorConfig(), ExecutorConfig(max_depth=7, cache_size=5)
+    told: list[tuple[str, int, int]] = []
+    config.on_change(lambda name: told.append((name, config.max_depth, config.cache_size)))
+
+    def refuse(name: str) -> None:
+        if name == "cache_size" and config.cache_size == 5:
+            raise ConfigurationError("no")
+
+    config.on_change(refuse)
+    with pytest.raises(ConfigurationError, match="no"):
+        config.take(other, ["max_depth", "cache_size"])
+
+    assert (config.max_depth, config.cache_size) == (64, 100)
+    assert told == [(name, 7, 5) for name in ("max_depth", "cache_size")] + [
+        (name, 64, 100) for name in ("max_depth", "cache_size")
+    ]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "::1", "192.0.2.1"])
+def test_proxies_are_addresses_or_networks(text: str) -> None:
+    (network,) = ExecutorConfig(trusted_proxies=[text]).trusted_proxies
+
+    assert network.startswith(text)
+    with pytest.raises(ConfigurationError, match="a list of addresses or networks"):
+        ExecutorConfig(trusted_proxies=["proxy.example"])

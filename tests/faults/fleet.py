@@ -48,15 +48,24 @@ def source_path() -> str:
 class Worker:
     """One process with an executor of its own."""
 
-    def __init__(self, effects: Effects, name: str, settings: dict[str, Any], tools: Sequence[dict[str, Any]]) -> None:
+    module = "tests.faults.worker"
+
+    def __init__(
+        self,
+        effects: Effects,
+        name: str,
+        settings: dict[str, Any],
+        tools: Sequence[dict[str, Any]],
+        **environment: str,
+    ) -> None:
         said = {"name": name, "folder": str(effects.folder), "settings": settings, "tools": list(tools)}
         self.name = name
         self._log = effects.folder / f"log-{name}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.worker", json.dumps(said)],
+                [sys.executable, "-m", self.module, json.dumps(said)],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": source_path()},
+                env={**os.environ, "PYTHONPATH": source_path(), **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

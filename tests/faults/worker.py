@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,20 +100,25 @@ def say(answer: Command) -> None:
         sys.stdout.flush()
 
 
+async def obeying(ready: Command, obey: Callable[[Command], Coroutine[Any, Any, None]]) -> None:
+    """Say that this process is ready, and obey each line of the standard input in a task until it ends."""
+    say({**ready, "pid": os.getpid()})  # first, as a failpoint may kill this process as soon as anything is awaited
+    lines = asyncio.StreamReader(limit=2**26)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    under_way = set()
+    while line := await lines.readline():
+        task = asyncio.create_task(obey(json.loads(line)))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+
+
 async def serve(said: Command) -> None:
     """Obey until the standard input ends."""
     effects = Effects(Path(said["folder"]))
     executor = ToolExecutor(registry=ToolRegistry(), **said["settings"])
     for tool in said["tools"]:
         executor.add(tool_of(effects, said["name"], **tool))
-    lines = asyncio.StreamReader(limit=2**26)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    say({"id": 0, "pid": os.getpid()})
-    under_way = set()
-    while line := await lines.readline():
-        task = asyncio.create_task(obey(executor, json.loads(line)))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+    await obeying({"id": 0}, lambda command: obey(executor, command))
     with contextlib.suppress(Exception):
         executor.close()
     os._exit(0)

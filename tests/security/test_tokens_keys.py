@@ -49,12 +49,12 @@ def keys(records: CountingRecords, clock: FakeClock) -> ApiKeys:
 
 
 def verified(keys: ApiKeys, secret: str) -> Caller:
-    return asyncio.run(keys.verify(secret)).caller
+    return asyncio.run(keys.caller(secret))
 
 
 def reason(keys: ApiKeys, secret: str) -> str:
     with pytest.raises(UnauthorizedError) as caught:
-        asyncio.run(keys.verify(secret))
+        asyncio.run(keys.caller(secret))
     assert secret == "" or secret not in f"{caught.value!r}{caught.value.message}{caught.value.details}"
     return str(caught.value.details["reason"])
 

@@ -4,17 +4,19 @@ A URL in the environment wins (TOOLPOST_TEST_POSTGRES and so on); else the machi
 """
 
 from tests.services.bubblewrap import Bubblewrap
+from tests.services.clients import LegacyPythonClients, NpmClients, PythonClients
 from tests.services.mongodb import Mongo
 from tests.services.moto import Dynamo
 from tests.services.oidc import Oidc
 from tests.services.postgres import Postgres
 from tests.services.redis import Redis
 from tests.services.s3 import S3
-from tests.services.server import Missing, Server, StartFailed, in_ci
+from tests.services.server import Missing, Prepared, Server, StartFailed, in_ci
 
 KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (Postgres, Redis, S3, Dynamo, Mongo, Oidc)}
-PREPARED: dict[str, type[Server] | type[Bubblewrap]] = {**KINDS, Bubblewrap.name: Bubblewrap}
-"""What `prepare` gets: the servers, and a program that is none."""
+OTHERS: tuple[type[Prepared], ...] = (Bubblewrap, NpmClients, PythonClients, LegacyPythonClients)
+PREPARED: dict[str, type[Prepared]] = {**KINDS, **{kind.name: kind for kind in OTHERS}}
+"""What `prepare` gets: the servers, and programs that are none."""
 
 __all__ = [
     "KINDS",
@@ -22,10 +24,14 @@ __all__ = [
     "S3",
     "Bubblewrap",
     "Dynamo",
+    "LegacyPythonClients",
     "Missing",
     "Mongo",
+    "NpmClients",
     "Oidc",
     "Postgres",
+    "Prepared",
+    "PythonClients",
     "Redis",
     "Server",
     "StartFailed",

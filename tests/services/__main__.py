@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from tests.services import KINDS, PREPARED, Bubblewrap, Missing, Server, detached, in_ci, packages
+from tests.services import KINDS, PREPARED, Missing, Prepared, detached, in_ci, packages
 
 USUAL = ("postgres", "redis", "s3")
 
@@ -76,7 +76,7 @@ def prepare(names: list[str], *, install: bool) -> int:
     return int(missing > 0 and in_ci())
 
 
-def is_found(kind: type[Server] | type[Bubblewrap]) -> bool:
+def is_found(kind: type[Prepared]) -> bool:
     try:
         kind.find()
     except Missing:
@@ -134,9 +134,14 @@ def run(command: list[str]) -> int:
         for name in USUAL:
             environment |= stack.enter_context(KINDS[name].shared()).variables()
         # A Ctrl-C reaches the command by itself; we wait for it and then clean up. Ignored, it would be so there too.
+        before = [(one, signal.getsignal(one)) for one in (signal.SIGINT, signal.SIGTERM)]
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        return subprocess.call(command, env=environment)
+        try:
+            return subprocess.call(command, env=environment)
+        finally:
+            for one, handler in before:
+                signal.signal(one, handler)
 
 
 if __name__ == "__main__":

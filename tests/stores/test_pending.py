@@ -49,7 +49,7 @@ def test_closing_breaks_off_what_takes_too_long_and_fails_what_is_behind_it() ->
     batcher.close(timeout_s=0.01)
 
     assert [error_of(pending) for pending in pendings] == ["it was broken off"] * 3
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("toolpost-b")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("toolpost-b-")]
 
 
 class LeftSlowly:

@@ -13,10 +13,12 @@ import pytest
 
 from tests.services import Postgres
 from tests.stores.holders import HOLD, MIGRATE, line, process, race
+from tests.stores.moved import assert_moved
 from toolpost.calls.errors import ConfigurationError, InputValidationError, StoreUnavailableError
-from toolpost.stores import Answer, ClaimAsk, Finish, Outgoing, Task, open_records
-from toolpost.stores.migrations import LATEST
+from toolpost.stores import Answer, ClaimAsk, Finish, Outgoing, Pending, Task, open_records, postgres_history
+from toolpost.stores.migrations import LATEST, MIGRATIONS
 from toolpost.stores.postgres import HURRY_MS, LOCK_MS, PostgresRecords
+from toolpost.stores.postgres_tasks import _CLAIM_TASKS
 from toolpost.testing.records_claims_contract import at_once
 from toolpost.testing.records_contract import RecordsContract
 
@@ -671,3 +673,72 @@ def test_a_migration_killed_in_the_middle_is_completed_by_the_next_start(
     assert records.schema_version() == 0
     assert records.submit(task("1")).wait() is True
     assert records.schema_version() == LATEST
+
+
+def test_the_rows_of_an_older_schema_are_there_after_it_moved(records: PostgresRecords, postgres_url: str) -> None:
+    execute(
+        postgres_url,
+        *MIGRATIONS[0].postgres,
+        *MIGRATIONS[1].postgres,
+        "create table toolpost_schema (number bigint primary key, name text, applied_at double precision)",
+        "insert into toolpost_schema values (1, 'a', 0), (2, 'b', 0)",
+        "insert into toolpost_tasks (task_id, tool, arguments, created_at) values ('open', 't', '{}', 1)",
+        "insert into toolpost_tasks (task_id, tool, arguments, user_id, state, created_at) "
+        "values ('over', 't', '{}', 'u', 'failed', 1)",
+        "insert into toolpost_results (task_id, fence, status, value, source, finished_at) "
+        "values ('over', 1, 'failed', '1', 'run', 2)",
+    )
+
+    assert_moved(records)
+
+
+def test_attempts_and_results_go_with_their_task(records: PostgresRecords, postgres_url: str) -> None:
+    records.submit(task("1")).wait()
+    [work] = records.claim_tasks("me", 9, 30.0).wait()
+    records.finish_task(Finish(task_id="1", fence=work.fence, state="failed")).wait()
+    rows = "select (select count(*) from toolpost_attempts), (select count(*) from toolpost_results)"
+
+    before = execute(postgres_url, rows)
+    dropped = records.drop_tasks(0.0).wait()
+
+    assert (before, dropped, execute(postgres_url, rows)) == ([(1, 1)], 1, [(0, 0)])
+
+
+def test_what_another_session_works_on_is_left_for_the_next_time(records: PostgresRecords, postgres_url: str) -> None:
+    records.record_tasks([(task(t), Finish(task_id=t, fence=0, state="failed")) for t in ("1", "2")]).wait()
+
+    with psycopg.connect(postgres_url) as other:
+        other.execute("select 1 from toolpost_tasks where task_id = '1' for update")
+        first = records.drop_tasks(0.0).wait()
+
+    assert (first, records.drop_tasks(0.0).wait()) == (1, 1)
+
+
+def test_a_process_that_knows_many_tools_does_not_go_through_them_for_each_task(
+    records: PostgresRecords, postgres_url: str
+) -> None:
+    records.migrate()
+    values = {"owner": "me", "limit": 1, "lease_s": 30.0, "tools": [f"t{n}" for n in range(500)]}
+
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        plan = connection.execute(f"explain {_CLAIM_TASKS}", values).fetchall()
+
+    assert sum("hashed SubPlan" in line for (line,) in plan) == 2
+
+
+def test_however_many_ask_at_once_tasks_are_counted_once(records: PostgresRecords, postgres_url: str) -> None:
+    records.submit(task("1")).wait()
+    pendings: list[Any] = [Pending(("count_tasks", ("queued", "waiting"))) for _ in range(50)]
+    asked: list[str] = []
+
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+
+        class Heard:
+            def execute(self, text: str) -> Any:
+                asked.append(text)
+                return connection.execute(text)
+
+        postgres_history.count_tasks(Heard(), pendings)  # type: ignore[arg-type]
+
+    assert [pending.value for pending in pendings] == [{"queued": 1, "waiting": 0}] * 50
+    assert len(asked) == 1

@@ -7,6 +7,7 @@ leases are not, so that no operation falls on the end of one. In PostgreSQL time
 import itertools
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from toolpost.stores import TERMINAL, ClaimAsk, Finish, Outgoing, Task, TaskRow
 from toolpost.stores.memory_records import MemoryRecords
 from toolpost.stores.postgres import PostgresRecords
 from toolpost.stores.sqlite import SqliteRecords
-from toolpost.stores.standing import TRANSITIONS
+from toolpost.stores.standing import OPEN, TRANSITIONS
 from toolpost.testing import FakeClock
 from toolpost.testing.records_claims_contract import said
 
@@ -209,7 +210,7 @@ class TasksMachine(InAStore):
         new = {
             "id": task.task_id, "tool": task.tool, "priority": task.priority, "order": task.order_key, "state": "",
             "due": due, "seq": next(self.seqs), "attempt": 0, "lost": 0, "fence": 0, "until": 0.0, "cancel": False,
-            "value": None,
+            "value": None, "report": None,
         }  # fmt: skip
         self.move(new, "queued")
         self.tasks[task.task_id] = new
@@ -291,40 +292,44 @@ class TasksMachine(InAStore):
         work=works,
         state=st.sampled_from([*sorted(TERMINAL), "waiting", "queued"]),
         value=st.sampled_from([None, b"1"]),
+        report=st.sampled_from([None, b"r"]),
         due_in_s=st.sampled_from([0.0, 10.0]),
     )
-    def finish(self, work: tuple[str, int], state: Any, value: Any, due_in_s: float) -> None:
-        task = self.tasks[work[0]]
-        finish = Finish(task_id=work[0], fence=work[1], state=state, value=value, due_in_s=due_in_s)
+    def finish(self, work: tuple[str, int], state: Any, value: Any, report: Any, due_in_s: float) -> None:
+        task = self.tasks.get(work[0])
+        finish = Finish(task_id=work[0], fence=work[1], state=state, value=value, report=report, due_in_s=due_in_s)
         answer = said(self.records.finish_task(finish))
 
+        if task is None:
+            assert answer is False
+            return
         if task["state"] != "running" or task["fence"] != work[1]:
             if task["fence"] != work[1]:
                 assert answer is False
             elif task["state"] in TERMINAL and state in TERMINAL:
-                assert answer is (task["state"] == state and task["value"] == value)
+                assert answer is ((task["state"], task["value"], task["report"]) == (state, value, report))
             return
         assert answer is True
         task["attempt"] -= state == "queued"
         if state in TERMINAL:
-            self.end(task, state, value)
+            self.end(task, state, value, report)
         elif task["cancel"]:
-            self.end(task, "cancelled", value)
+            self.end(task, "cancelled", value, report)
         else:
             self.move(task, state if due_in_s else "queued")
             task["due"] = self.now + due_in_s if due_in_s else None
 
-    def end(self, task: dict[str, Any], state: str, value: Any) -> None:
+    def end(self, task: dict[str, Any], state: str, value: Any, report: Any = None) -> None:
         self.move(task, state)
-        task.update(value=value, due=None)
+        task.update(value=value, report=report, due=None)
         self.letters += state == "dead"
 
     @rule(work=works, lease_s=LEASES_S)
     def renew(self, work: tuple[str, int], lease_s: float) -> None:
-        task = self.tasks[work[0]]
+        task = self.tasks.get(work[0])
         [answer] = said(self.records.renew_tasks("me", [work], lease_s))
 
-        if task["state"] == "running" and task["fence"] == work[1]:
+        if task is not None and task["state"] == "running" and task["fence"] == work[1]:
             assert answer == ("cancel" if task["cancel"] else "held")
             task["until"] = self.now + lease_s
         else:
@@ -344,6 +349,40 @@ class TasksMachine(InAStore):
             if task["state"] in ("queued", "waiting"):
                 self.end(task, "cancelled", None)
             assert answer == task["state"]
+
+    @rule(details=tasks_to_be, state=st.sampled_from(sorted(TERMINAL)), report=st.sampled_from([None, b"r"]))
+    def record(self, details: dict[str, Any], state: Any, report: Any) -> None:
+        task_id = f"{next(self.numbers):04}"
+        known = sorted(self.tasks)[:1]
+        ended = [
+            (Task(task_id=one, **details), Finish(task_id=one, fence=0, state=state, report=report))
+            for one in (*known, task_id)
+        ]
+
+        assert said(self.records.record_tasks(ended)) == [False] * len(known) + [True]
+        task = {
+            "id": task_id,
+            "order": None,
+            "state": "",
+            "seq": next(self.seqs),
+            "attempt": 1,
+            "fence": 0,
+            "due": None,
+        }
+        self.move(task, state)
+        self.tasks[task_id] = task | {"value": None, "report": report, "cancel": False}
+
+    @rule(few=st.sampled_from([1, 1000]))
+    def drop(self, few: int) -> None:
+        self.time_passes(1)
+        over = [task_id for task_id, task in self.tasks.items() if task["state"] in TERMINAL]
+        dropped = said(self.records.drop_tasks(0.0, few))
+
+        assert dropped == min(few, len(over))
+        left = {row.task_id for row in said(self.records.tasks(limit=10_000))}
+        for task_id in over:
+            if task_id not in left:
+                del self.tasks[task_id]
 
     @rule()
     def sweep(self) -> None:
@@ -368,7 +407,11 @@ class TasksMachine(InAStore):
                 ("queued", "waiting"),
             }
             assert (row.attempt, row.fence, row.value) == (task["attempt"], task["fence"], task["value"])
+            assert row.report == task["report"]
             assert row.status == (task["state"] if task["state"] in TERMINAL else None)
+        counts = said(self.records.count_tasks([*OPEN, *TERMINAL]))
+        states = Counter(row.state for row in rows.values())
+        assert counts == {state: states[state] for state in (*OPEN, *TERMINAL)}
         running = [task["order"] for task in self.tasks.values() if task["state"] == "running" and task["order"]]
         assert len(running) == len(set(running))
         assert len(said(self.records.dead(10_000))) == self.letters

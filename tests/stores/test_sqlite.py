@@ -9,13 +9,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.stores.holders import HOLD, MIGRATE, line, process, race
+from tests.stores.moved import assert_moved
 from toolpost.calls.errors import ConfigurationError, StoreUnavailableError
-from toolpost.stores import Answer, ClaimAsk, Finish, Task, open_records
-from toolpost.stores.migrations import LATEST
+from toolpost.stores import Answer, ClaimAsk, Finish, Pending, Task, open_records, sqlite_history
+from toolpost.stores.migrations import LATEST, MIGRATIONS
+from toolpost.stores.sql_tasks import TASK_LIST, Wanted, states_of
 from toolpost.stores.sqlite import SqliteRecords
 from toolpost.testing import FakeClock
 from toolpost.testing.records_claims_contract import at_once
@@ -339,6 +342,53 @@ def test_a_migration_killed_in_the_middle_is_completed_by_the_next_start(records
     assert records.schema_version() == LATEST
 
 
+def test_the_rows_of_an_older_schema_are_there_after_it_moved(records: SqliteRecords) -> None:
+    with sqlite3.connect(records.path) as connection:
+        for statement in MIGRATIONS[0].sqlite + MIGRATIONS[1].sqlite:
+            connection.execute(statement)
+        connection.execute("create table toolpost_schema (number integer primary key, name text, applied_at real)")
+        connection.execute("insert into toolpost_schema values (1, 'a', 0), (2, 'b', 0)")
+        connection.execute(
+            "insert into toolpost_tasks (task_id, tool, arguments, created_at) values ('open', 't', x'7b7d', 1)"
+        )
+        connection.execute(
+            "insert into toolpost_tasks (task_id, tool, arguments, user_id, state, created_at) "
+            "values ('over', 't', x'7b7d', 'u', 'failed', 1)"
+        )
+        connection.execute(
+            "insert into toolpost_results (task_id, fence, status, value, source, finished_at) "
+            "values ('over', 1, 'failed', x'31', 'run', 2)"
+        )
+    connection.close()
+
+    assert_moved(records)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        ({"state": "queued"}, "toolpost_tasks_ready"),
+        ({"state": ("queued", "waiting", "running")}, "toolpost_tasks_leases"),
+        ({"state": "failed"}, "toolpost_tasks_unwell"),
+        ({"user_id": "u", "tenant": "t", "after": "x"}, "toolpost_tasks_of (user_id=? AND tenant=? AND task_id<?)"),
+        ({"session_id": "s"}, "toolpost_tasks_in_session"),
+        ({"since": 1.0, "until": 2.0}, "toolpost_tasks_since"),
+    ],
+)
+def test_lists_of_tasks_find_theirs_by_an_index(records: SqliteRecords, wanted: dict[str, Any], index: str) -> None:
+    records.ping().wait()
+    of_any = dict.fromkeys(Wanted._fields, None) | {"limit": 10}
+    state = states_of(wanted.get("state"))
+    where, values = Wanted(**(of_any | wanted | {"state": state})).where("?")
+    with sqlite3.connect(records.path) as connection:
+        text = f"explain query plan {TASK_LIST} {where} order by t.task_id desc limit 10"
+        plan = "\n".join(row[3] for row in connection.execute(text, values))
+    connection.close()
+
+    assert f"USING INDEX {index}" in plan or f"USING COVERING INDEX {index}" in plan, plan
+    assert "SCAN" not in plan.replace("SCAN toolpost_tasks USING", ""), plan
+
+
 def test_the_files_are_for_their_owner_alone(tmp_path):
     records = open_records(f"sqlite:///{tmp_path}/r.db")
     records.submit(Task(task_id="t", tool="x")).wait()
@@ -347,3 +397,17 @@ def test_the_files_are_for_their_owner_alone(tmp_path):
     records.close()
 
     assert set(modes.values()) == {"0o600"}
+
+
+def test_however_many_ask_at_once_tasks_are_counted_once(records: SqliteRecords, path: Path) -> None:
+    records.submit(Task(task_id="1", tool="t")).wait()
+    pendings: list[Any] = [Pending(("count_tasks", ("queued", "waiting"))) for _ in range(50)]
+    asked: list[str] = []
+    connection = sqlite3.connect(path)
+    connection.set_trace_callback(asked.append)
+
+    sqlite_history.count_tasks(connection, pendings, 0.0)
+    connection.close()
+
+    assert [pending.value for pending in pendings] == [{"queued": 1, "waiting": 0}] * 50
+    assert len(asked) == 1

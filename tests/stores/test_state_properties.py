@@ -72,7 +72,9 @@ def test_buckets_taken_together_are_as_full_as_a_model_says(state, steps, bursts
         levels = {key: min(bursts[key], level + wait_s * rate) for key, level in levels.items()}
         names = sorted(keys)
         waits = [max(0.0, (1 - levels[key]) / rate) for key in names]
-        left_s, index = settled(state.take([(f"{example} {key}", rate, bursts[key]) for key in names]))
+        buckets = [(f"{example} {key}", rate, bursts[key]) for key in names]
+        assert settled(state.left(buckets)) == pytest.approx([levels[key] for key in names], abs=1e-5)
+        left_s, index = settled(state.take(buckets))
 
         assert left_s == pytest.approx(max(waits), abs=1e-5)
         assert index == (waits.index(max(waits)) if max(waits) else -1)

@@ -15,7 +15,8 @@ from tests.transports.cli_shop import HERE, invoke
 from toolpost.sandbox import backends
 from toolpost.sandbox.outcome import Missing
 from toolpost.sandbox.profile import Control
-from toolpost.transports import cli_doctor
+from toolpost.transports import cli_doctor, cli_doctor_serving, cli_findings
+from toolpost.transports.serve_defaults import key_in
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -88,7 +89,7 @@ def test_an_old_python_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_little_space_and_no_tools_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_doctor, "MIN_FREE_BYTES", 10**18)
+    monkeypatch.setattr(cli_findings, "MIN_FREE_BYTES", 10**18)
 
     found = findings(exit_code=0, tools=False)
 
@@ -201,3 +202,40 @@ def test_the_back_ends_of_this_machine_are_examined_and_nothing_is_left(tmp_path
 
     assert re.match(r"(runs programs; .*files.* by |lacks )", found["found"])
     assert list(tmp_path.glob("boxes/*")) == []
+
+
+def test_the_packages_of_gateways_are_those_of_their_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    for extra, packages in cli_doctor_serving.EXTRAS.items():
+        stated = {re.split(r"[,;]", one)[0].strip() for one in extras[extra]}
+        assert {f"{name}>={lowest}" for name, lowest in packages.items()} <= stated
+
+
+@pytest.mark.parametrize(
+    ("settings", "exit_code", "status", "said"),
+    [
+        ((), 0, "ok", "is not installed; serve_server=granian needs it: pip install 'toolpost[granian]'"),
+        (("--set", "serve_server=granian"), 1, "fail", "no-such-package missing"),
+    ],
+)
+def test_an_extra_that_is_missing_is_a_failure_only_where_it_is_asked_for(
+    settings: tuple[str, ...], exit_code: int, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli_doctor_serving.EXTRAS, "granian", {"no-such-package": "1"})
+
+    found = findings(*settings, exit_code=exit_code)
+
+    assert (found["extra granian"]["status"], found["extra granian"]["found"]) == (status, said)
+    assert found["extra serve"]["status"] == "ok"
+
+
+def test_a_data_directory_and_its_key_are_looked_at(tmp_path: Path) -> None:
+    key_in(tmp_path)
+    well = findings("--data", f"{tmp_path}", exit_code=0)
+    (tmp_path / "secret.key").chmod(0o644)
+    ill = findings("--data", f"{tmp_path}", exit_code=1)
+
+    assert well["data directory"]["status"] == well["secret key"]["status"] == "ok"
+    assert "others can read the key" in ill["secret key"]["found"]
+    assert "data directory" not in findings(exit_code=0)

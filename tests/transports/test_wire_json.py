@@ -1,11 +1,13 @@
 """The strict JSON reader: what it refuses, and how well it says where."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
 
 from toolpost.calls.errors import InputValidationError
+from toolpost.transports import wire_json
 from toolpost.transports.wire_json import parse_json
 
 JSON_VALUES = st.recursive(
@@ -120,3 +122,34 @@ def test_a_text_beyond_the_size_limit_is_refused_unread() -> None:
 
     assert problem["type"] == "json_size"
     assert "9 bytes" in str(problem["msg"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"x": [' + "1," * 200_000 + '"\\ud800"]}',
+        '{"x": [' + "1," * 200_000 + '1], "a": 1, "a": 2}',
+        "[" * 201 + "]" * 201 + " " * 300_000,
+    ],
+)
+def test_a_large_text_that_is_refused_is_not_searched_for_the_place(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    for name in ("_TOKEN", "_NESTING"):
+        pattern = getattr(wire_json, name)
+        finder = SimpleNamespace(
+            finditer=lambda text, pattern=pattern: searched.append(len(text)) or pattern.finditer(text)
+        )
+        monkeypatch.setattr(wire_json, name, finder)
+
+    problem = refusal(text)
+
+    assert problem["type"] in ("json_refused", "json_depth")
+    assert max(searched, default=0) <= wire_json.MAX_SCANNED
+
+
+def test_whole_characters_that_are_written_as_pairs_are_not_gone_through_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire_json, "_scan", lambda source: pytest.fail("it is gone through"))
+
+    assert parse_json('["\\ud83d\\ude00", "\\\\ud800"]') == ["😀", "\\ud800"]

@@ -1,6 +1,7 @@
 """The public API as its users see it: never run, only type-checked."""
 
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ from toolpost import (
     sandboxes_of,
     validate_input,
 )
+from toolpost.clients import AsyncClient, CallEvent, CallResult, Client, RemoteFile, Report
 from toolpost.testing import FakeClock, Recorder, executor_for
 from toolpost.toolbox import code_tools, shell_tools
 
@@ -111,3 +113,28 @@ async def sandboxed(ctx: ToolContext) -> None:
     assert_type(ctx.shared("boxes", Sandboxes), Sandboxes)
     assert_type(sandboxes_of(ExecutorConfig()), Sandboxes)
     assert_type([*shell_tools(boxes), *code_tools(lambda: Sandboxes(profile))], list[ToolDefinition])
+
+
+def remote(client: Client, file: RemoteFile) -> None:
+    with client:
+        assert_type(client.execute("Math.Add", {"a": 1}, idempotency_key="k", deadline_s=5), CallResult)
+        assert_type(client.batch([("Math.Add", {"a": 1})]), list[CallResult])
+        handle = client.submit("Math.Add", {"a": 1}, priority=3, callback="https://example.org")
+        assert_type(handle.wait(5), Report)
+        assert_type(list(client.stream("Math.Add")), list[CallEvent])
+        assert_type(list(client.calls(state=["failed"], page=5)), list[Report])
+        assert_type(client.download(file), bytes)
+        assert_type(client.download("id", "name", to="path"), Path)
+        client.execute("Math.Add", {"a": 1}, priority=3)  # type: ignore[call-arg]
+        client.call("Math.Add", deadline="soon")  # type: ignore[call-arg]
+
+
+async def remote_later(client: AsyncClient, file: RemoteFile) -> None:
+    async with client:
+        assert_type(await client.execute("Math.Add", {"a": 1}), CallResult)
+        handle = await client.submit("Math.Add", {"a": 1}, delay_s=3)
+        assert_type(await handle.result(5), CallResult)
+        async for event in handle.events():
+            assert_type(event, CallEvent)
+        assert_type(await client.download(file), bytes)
+        assert_type(await client.download(file, to=Path("path")), Path)

@@ -121,6 +121,8 @@ _CORE_TAG: Final = re.compile(
     r"(?:int|str|float|bool|none|bytes|dict|list|set|frozenset|tuple|date|datetime|time|timedelta|decimal|uuid|url|"
     r"multi-host-url|any|callable|complex|nullable|[A-Z]\w*)\Z"
 )
+MAX_ENTRIES: Final = 1_000
+"""Of more faults than these the first are told: nobody mends them by reading, and each takes a while to be put well."""
 _MADE_TAG: Final = re.compile(r"[\w-]+\[.*\]\Z|constrained-\w+\Z|lax-or-strict\b|json-or-python\b", re.DOTALL)
 
 
@@ -131,7 +133,7 @@ def from_pydantic(error: ValidationError, known: Sequence[str], *, arguments: An
     mixes into locations are told from real keys for certain, without it by their look. The messages of custom
     validators are kept, with the place put before those that do not name it.
     """
-    entries = error.errors(include_url=False)
+    entries = error.errors(include_url=False)[:MAX_ENTRIES]
     if arguments is NOTHING:
         tags = [_guessed_tags(entry["loc"], entries) for entry in entries]
     else:

@@ -11,11 +11,24 @@ from typing import Any
 
 def new_id() -> str:
     """A time-ordered unique id: a UUID of version 7 (RFC 9562, section 5.7)."""
-    ms = time.time_ns() // 1_000_000
-    rand = int.from_bytes(os.urandom(10), "big")
-    n = (ms << 80) | (0x7 << 76) | ((rand >> 68) << 64) | (0x2 << 62) | (rand & 0x3FFFFFFFFFFFFFFF)
-    h = f"{n:032x}"
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+    ms = f"{time.time_ns() // 1_000_000:012x}"
+    try:
+        rand = _random.pop()
+    except IndexError:
+        many = os.urandom(10 * _AT_ONCE).hex()
+        _random.extend(many[at : at + 20] for at in range(20, 20 * _AT_ONCE, 20))
+        rand = many[:20]
+    return f"{ms[:8]}-{ms[8:]}-7{rand[:3]}-{_VARIANT[rand[3]]}{rand[4:7]}-{rand[7:19]}"
+
+
+_AT_ONCE = 256
+"""Random parts are asked of the system so many at once: a system call costs more than all the rest of an id."""
+_random: list[str] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.clear)  # or parent and child would give the same ids
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The first digit of the fourth group: two bits that say which layout it is, and two random ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +53,7 @@ class ToolCall:
     version asks for one version of the tool, None for the newest. deadline_s counts from arrival.
     strict says that the caller was shown a strict-mode schema, where null stands for an absent optional argument.
     malformed, set by a decoder, says why the arguments could not be read: the call then ends in InputValidationError.
+    answers are those to the questions of an InputRequiredError, by their keys; None where nothing was asked.
     """
 
     id: str
@@ -59,6 +73,7 @@ class ToolCall:
     reply_to: str | None = None
     strict: bool = False
     malformed: str | None = None
+    answers: Mapping[str, Any] | None = None
 
     @property
     def caller(self) -> Caller:

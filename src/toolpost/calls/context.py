@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from toolpost.calls.artifacts import ADDING, add_artifact
+from toolpost.calls.asking import Asking
 from toolpost.calls.egress import Egress
 from toolpost.calls.errors import CallCancelledError, ConfigurationError
-from toolpost.calls.events import Event, Logged, Progressed
+from toolpost.calls.events import Detached, Event, Logged, Progressed
 from toolpost.calls.oauth import Grant
 from toolpost.calls.redaction import Redactor
 
 if TYPE_CHECKING:  # for readers and type checkers; nothing of it is loaded here
+    from toolpost.calls.call import Caller
     from toolpost.runners.http_client import HttpClient
     from toolpost.sandbox.backend import Gateway
     from toolpost.sandbox.profile import SandboxNetwork
@@ -107,7 +109,7 @@ class ContextGuards(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class ToolContext:
+class ToolContext(Asking):
     """One call, seen from inside its body: who asked, which call and task, how much time is left, how to report.
 
     A body receives it by a parameter annotated ToolContext. A caller of a spec's executor makes one to say who asks and
@@ -149,6 +151,9 @@ class ToolContext:
     _grant: Grant | None = field(default=None, repr=False)
     _artifacts: dict[str, bytes] | None = field(default=None, repr=False)
     _used: dict[str, Any] | None = field(default=None, repr=False)
+    _answers: Mapping[str, Any] | None = field(default=None, repr=False)
+    _caller: Caller | None = field(default=None, repr=False)
+    _asked: int = field(default=0, repr=False)
 
     @property
     def http(self) -> HttpClient:
@@ -245,6 +250,14 @@ class ToolContext:
             self._logs.append(line if self._guards is None else self._guards.redactor.text(line))
         if self._emit is not None:
             self._emit(Logged(call_id=self.call_id, tool=self.tool, level=level, message=message, fields=fields))
+
+    def detach(self) -> None:
+        """Say that it takes long from here on, and the caller's connection need not be held.
+
+        A client that can come back for the result (a session of MCP over HTTP) is let go; for all others it is nothing.
+        """
+        if self._emit is not None:
+            self._emit(Detached(call_id=self.call_id, tool=self.tool))
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline (never below 0), None when there is none. Hand it to nested calls."""

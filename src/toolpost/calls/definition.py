@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -90,13 +90,19 @@ Body = FunctionBody | HttpBody | DbBody
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
-    """What a tool says of itself, with MCP's meanings and defaults. None means not said."""
+    """What a tool says of itself, with MCP's meanings and defaults. None means not said.
+
+    task: whether calls become tasks, which clients that know them follow and fetch the results of. optional: those of
+    such clients; required: others are refused; after_input: those that bring answers to what the body asked; never.
+    Not said: once calls have turned out to take long.
+    """
 
     title: str | None = None
     read_only: bool | None = None
     destructive: bool | None = None
     idempotent: bool | None = None
     open_world: bool | None = None
+    task: Literal["never", "optional", "required", "after_input"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

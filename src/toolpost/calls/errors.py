@@ -3,14 +3,17 @@
 ToolExecutionError                       root; a tool call did not give its result
 ├── Rejected                             the body never ran
 │   ├── ToolNotFoundError        404     no tool or operation of that name
+│   ├── NotFoundError            404     no call, artifact or delivery of that name, or not for this caller
 │   ├── InputValidationError     400     arguments do not fit (alias ToolValidationError)
 │   ├── UnauthorizedError        401     nobody is named as the caller
-│   │   └── AuthorizationRequiredError 401   the caller must grant access at a provider first; details have the URL
+│   │   ├── AuthorizationRequiredError 401   the caller must grant access at a provider first; details have the URL
+│   │   └── WebhookVerificationError 401   a callback was not signed with the secret, or not lately
 │   ├── SecurityError            403     screening refused a value
 │   ├── PermissionDeniedError    403     the caller lacks a permission
 │   │   └── AuthorizerFailedError 503    what decides about permissions failed, which refuses as well
 │   ├── ApprovalRequiredError    403     a person must approve the call first; details have the id
 │   ├── ApprovalDeniedError      403     a person denied the call, with a reason
+│   ├── InputRequiredError       409     the body asks something first; details have the questions
 │   ├── DefinitionDriftError     409     the tool is not the one that the lock file has
 │   ├── AuditUnavailableError    503     the call must be audited and cannot be
 │   ├── RateLimitError           429     too many calls; retry_after_s says when
@@ -97,6 +100,13 @@ class ToolNotFoundError(Rejected):
     status = 404
 
 
+class NotFoundError(Rejected):
+    """What was asked for (a call, an artifact, a delivery) is not there, or not for this caller to see."""
+
+    code = "not_found"
+    status = 404
+
+
 class InputValidationError(Rejected):
     """Arguments do not fit the tool's parameters.
 
@@ -157,6 +167,12 @@ class AuthorizationRequiredError(UnauthorizedError):
             self.details.setdefault("authorization_url", url)
 
 
+class WebhookVerificationError(UnauthorizedError):
+    """A callback that was received was not signed with the secret, or not lately; it must not be acted on."""
+
+    code = "webhook_unverified"
+
+
 class SecurityError(Rejected):
     """Screening refused an argument; details name the parameter, the rule and the role, never the value."""
 
@@ -200,6 +216,17 @@ class ApprovalDeniedError(Rejected):
 
     code = "approval_denied"
     status = 403
+
+
+class InputRequiredError(Rejected):
+    """The body asks something before it goes on; made again with the answers, the same call does.
+
+    details have questions: key -> {"method", "params", "optional"}, and answers: those that it had already. The answers
+    go into ToolCall.answers, by the same keys. Nothing is kept of the call, as if the body had not run.
+    """
+
+    code = "input_required"
+    status = 409
 
 
 class DefinitionDriftError(Rejected):

@@ -94,5 +94,13 @@ class ApprovalChanged:
     session_id: str | None = None
 
 
-Event = CallStarted | AttemptFailed | Progressed | Logged | CallFinished | ApprovalChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached:
+    """The body said that the caller's connection need not be held: whoever can come back for the result."""
+
+    call_id: str
+    tool: str
+
+
+Event = CallStarted | AttemptFailed | Progressed | Logged | Detached | CallFinished | ApprovalChanged
 Observer = Callable[[Event], None]

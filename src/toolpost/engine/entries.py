@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from toolpost.authoring.base import BaseTool, definitions_of
 from toolpost.calls.call import ANONYMOUS, Caller, ToolCall
@@ -28,6 +28,7 @@ from toolpost.pipeline.authorize import judges_of
 from toolpost.pipeline.breaker_policies import circuit_policy, does_nothing as no_breaker
 from toolpost.pipeline.compile import Handler, compile
 from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.limit_standing import Standing, standing_of
 from toolpost.pipeline.retry_policies import delayed_policy, does_nothing as no_retry
 from toolpost.pipeline.services import Services
 from toolpost.security.access import waits
@@ -44,7 +45,17 @@ KEPT_FOR_OTHERS = 128
 class Entry:
     """A compiled tool: its definition, its handler, and what the executor must know to enter it."""
 
-    __slots__ = ("calculator", "definition", "explaining", "handler", "needs_loop", "scoped", "visible")
+    __slots__ = (
+        "admission",
+        "calculator",
+        "definition",
+        "explaining",
+        "handler",
+        "limits",
+        "needs_loop",
+        "scoped",
+        "visible",
+    )
 
     def __init__(
         self, definition: ToolDefinition, handler: Handler, needs_loop: bool, calculator: UsageCalculator | None = None
@@ -53,6 +64,9 @@ class Entry:
         self.handler = handler
         self.needs_loop = needs_loop
         self.explaining: Handler | None = None
+        self.admission: Any = None
+        """What Admission has found out about the tool."""
+        self.limits: Standing | Literal["unknown"] | None = "unknown"
         self.calculator = calculator
         self.scoped = definition.operation is not None
         properties = definition.parameters.get("properties", {})
@@ -98,6 +112,8 @@ class Entry:
         if call.idempotency_key is not None:
             inv.idempotency_key = call.idempotency_key
         inv.strict = call.strict
+        if call.answers is not None:
+            inv.answers = call.answers
         if self.scoped and self.visible:
             self._named_by_door(arguments, {"user_id": caller.user_id, "task_id": call.task_id})
         return inv
@@ -146,6 +162,8 @@ class Entries:
         self._bound_elsewhere: OrderedDict[int, tuple[Any, Bound]] = OrderedDict()
         self._definitions: weakref.WeakSet[ToolDefinition] = weakref.WeakSet()
         self._named: tuple[tuple[int, int], dict[tuple[str, str | None], Entry]] = ((-1, -1), {})
+        self.own: Mapping[str, ToolDefinition] = {}
+        """Tools of the engine's own, by name, which no registry has and no lock file pins."""
 
     def close(self) -> None:
         """Refuse every look-up from now on, also of what is compiled already."""
@@ -178,7 +196,7 @@ class Entries:
             known = definition.__dict__.get("_toolpost_entry")
             if known is not None and known[0] is self and known[1] == epoch:
                 return known[2]  # type: ignore[no-any-return]
-            if self._services.pins is not None:
+            if self._services.pins is not None and self.own.get(definition.name) is not definition:
                 self._services.pins.check(definition)
             needs_loop = _needs_loop(definition, self._services)
             entry = Entry(
@@ -202,6 +220,12 @@ class Entries:
                 self.check_open()
                 entry.explaining = compile(entry.definition, self._services, explain=True)
         return entry.explaining
+
+    def limits(self, entry: Entry) -> Standing | None:
+        """What tells how the rate limits of a tool stand, made when first asked for; None for a tool without."""
+        if entry.limits == "unknown":
+            entry.limits = standing_of(entry.definition, self._services)
+        return entry.limits
 
     def operation(self, tool: Any, operation: str) -> Entry:
         """The entry of an operation of a tool object. Raises ToolNotFoundError."""
@@ -259,7 +283,7 @@ class Entries:
         if entry is None:
             if not isinstance(name, str):
                 raise ToolNotFoundError(f"a tool's name is text, got {type(name).__name__}")
-            entry = self.of(self._registry.get_tool(*split_name(name, version)))
+            entry = self.of(self.own.get(name) or self._registry.get_tool(*split_name(name, version)))
             entries[key] = entry  # of the state it was looked up in: what changed meanwhile is looked up anew
         return entry
 

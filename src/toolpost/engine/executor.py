@@ -22,17 +22,23 @@ from toolpost.calls.errors import (
     EngineError,
     InputValidationError,
     ToolExecutionError,
+    ToolNotFoundError,
 )
 from toolpost.calls.events import Event, Logged, Observer, Progressed
 from toolpost.calls.policies import Idempotency, Policies, RateLimit, Screening, Timeout, UsageCalculator
 from toolpost.calls.result import ToolResult, failed_result
+from toolpost.engine.admission import Admission
 from toolpost.engine.approvals import ApprovalOperations, approved_call
 from toolpost.engine.audit_operations import AuditOperations
 from toolpost.engine.auditing import audit_key_of, audit_keys_of
 from toolpost.engine.batch import checked_concurrency, checked_deadline, each, in_order, streamed, too_late
+from toolpost.engine.catalog import Catalog, apart
+from toolpost.engine.derived_keys import derived_keys
+from toolpost.engine.discovery import CALL, Discovery
 from toolpost.engine.entries import Entries, Entry, no_call, operation_of
 from toolpost.engine.execution_utils import ExecutionUtils
 from toolpost.engine.guards import Guards
+from toolpost.engine.metrics_port import MetricsPort
 from toolpost.engine.operators import CircuitOperations, ClaimOperations
 from toolpost.engine.plugins import definitions_in
 from toolpost.engine.registry import ToolRegistry, get_tool_registry
@@ -45,15 +51,17 @@ from toolpost.engine.visibility import Visibility
 from toolpost.pipeline.breaker import local_circuits
 from toolpost.pipeline.cache import clear_cache
 from toolpost.pipeline.invocation import Invocation
+from toolpost.pipeline.limit_standing import LimitStanding
 from toolpost.pipeline.once import claims_of
 from toolpost.pipeline.screen import refusal
 from toolpost.pipeline.services import Authorizer, Limits, Services, Tracer
 from toolpost.pipeline.settle import emit
-from toolpost.runners.resources import Loop, Resources
+from toolpost.runners.resources import Loop, NeverBegan, Resources
 from toolpost.runners.threads import Threads
 from toolpost.security.api_keys import ApiKeys
 from toolpost.security.egress import EgressGuard
 from toolpost.security.engines import Judge
+from toolpost.security.noting import noted
 from toolpost.security.rules import Rule, Screen, role_of
 from toolpost.security.secrets import SecretProvider
 from toolpost.security.tokens import Authenticator
@@ -61,6 +69,7 @@ from toolpost.stores import Blobs, Records, State
 from toolpost.stores.memory import MemoryCache, TokenBuckets
 from toolpost.telemetry.audit import AuditLog
 from toolpost.telemetry.collector import MetricsCollector, get_metrics_collector
+from toolpost.telemetry.figures import Figures
 from toolpost.telemetry.logs import CallLog, debug_log
 from toolpost.telemetry.metrics import ExecutorMetrics
 
@@ -116,8 +125,11 @@ class ToolExecutor:
             Judge(authorizer)  # which checks it
         self.config = _config(config, settings)
         self.registry = registry if registry is not None else ToolRegistry(parent=get_tool_registry())
+        self.catalog = Catalog()
         self._clock = clock
         self._metrics = ExecutorMetrics()
+        self._figures = Figures(self._metrics)
+        self._metrics_port = MetricsPort()
         self._collector = collector if collector is not None else get_metrics_collector()
         self._observers: list[Observer] = list(observers)
         self._authorizer, self._tracer, self._rules = authorizer, tracer, tuple(rules)
@@ -141,6 +153,9 @@ class ToolExecutor:
             emit=self._emit,
             guards=self._guards,
         )
+        threads, loop = self._thread_pool, self._resources.loop
+        self._figures.watch("tool_executor_active_threads", lambda: len(threads._threads))
+        self._figures.watch("tool_executor_abandoned_threads", lambda: threads.abandoned_now + loop.abandoned_now)
         self._guards.resources = self._resources
         self._guards.approvals.tell = self._emit
         self.execution_utils = ExecutionUtils(
@@ -156,6 +171,8 @@ class ToolExecutor:
         self._closed = False
         self._services = self._make_services()
         self._entries = Entries(self.registry, self._services)
+        self._discovery: Discovery | None = None
+        self._watch_discovery()
         self._guards.redactor.on_active = _recompiling(self)
         self._watch_debug()
         self._audited: AuditLog | None = None
@@ -163,6 +180,7 @@ class ToolExecutor:
         self._unwatch = _watch(self)
         for plugin in self.config.plugins:
             self.add(plugin)
+        self._metrics_port.follow(self)
 
     # -- class tools --------------------------------------------------------------------------------------------------
 
@@ -229,10 +247,14 @@ class ToolExecutor:
         """
         started = self._clock.stopwatch()
         try:
+            if tool_call.name == CALL:
+                tool_call = self.opened(tool_call)
             entry = self._entries.named(tool_call.name, tool_call.version)
             inv = entry.enter_call(tool_call)
         except ToolExecutionError as error:
-            return refused(tool_call, error, self._clock.stopwatch() - started, self._services)
+            return refused(
+                tool_call, self._shown_to(error, tool_call), self._clock.stopwatch() - started, self._services
+            )
         except AttributeError as error:
             raise no_call(tool_call, error) from None
         handler = self._entries.explaining(entry) if explain else entry.handler
@@ -246,16 +268,23 @@ class ToolExecutor:
         """execute_tool_call for callers that block."""
         started = self._clock.stopwatch()
         try:
+            if tool_call.name == CALL:
+                tool_call = self.opened(tool_call)
             entry = self._entries.named(tool_call.name, tool_call.version)
             inv = entry.enter_call(tool_call)
         except ToolExecutionError as error:
-            return refused(tool_call, error, self._clock.stopwatch() - started, self._services)
+            return refused(
+                tool_call, self._shown_to(error, tool_call), self._clock.stopwatch() - started, self._services
+            )
         except AttributeError as error:
             raise no_call(tool_call, error) from None
         try:
             value = self._entries.block(entry, inv, explain=explain)
         except ToolExecutionError as error:
-            return failed(tool_call, entry, inv, error, self._clock.stopwatch() - started)
+            elapsed_s = self._clock.stopwatch() - started
+            if isinstance(error.__cause__, NeverBegan):  # no stage has told of it
+                refused(tool_call, error, elapsed_s, self._services, entry.definition)
+            return failed(tool_call, entry, inv, error, elapsed_s)
         return succeeded(tool_call, entry, inv, value, self._clock.stopwatch() - started, self._clock.now())
 
     async def execute_tool_calls(
@@ -322,6 +351,8 @@ class ToolExecutor:
         call = place.call
         if not isinstance(call, ToolCall):
             return no_tool_call(call, self._services)
+        if call.name == CALL:
+            call = self.opened(call)
         if left_s is not None:
             if left_s <= 0:
                 late = too_late()
@@ -334,7 +365,7 @@ class ToolExecutor:
             entry = self._entries.named(call.name, call.version)
             inv = place.inv = entry.enter_call(call)
         except ToolExecutionError as error:
-            return refused(call, error, self._clock.stopwatch() - started, self._services)
+            return refused(call, self._shown_to(error, call), self._clock.stopwatch() - started, self._services)
         try:
             value = await entry.handler(inv)
         except ToolExecutionError as error:
@@ -355,16 +386,36 @@ class ToolExecutor:
         """Run a definition that need not be registered, with an invocation made by the caller."""
         return self._entries.of(definition).handler(inv)
 
+    def opened(self, tool_call: ToolCall) -> ToolCall:
+        """The call that is meant: with discovery on, the one that a call of call_tool names; else the call itself."""
+        return tool_call if self._discovery is None or tool_call.name != CALL else self._discovery.opened(tool_call)
+
+    async def limits_of(self, tool_call: ToolCall) -> list[LimitStanding]:
+        """How the rate limits of a call's tool stand for its caller, spending nothing; for doors' headers.
+
+        Empty for a tool without any, one that is not there, and while the store of the limits is out of reach.
+        """
+        tool_call = self.opened(tool_call)
+        try:
+            standing = self._entries.limits(self._entries.named(tool_call.name, tool_call.version))
+        except ToolExecutionError:
+            return []
+        return [] if standing is None else await standing(tool_call.caller)
+
     # -- tools --------------------------------------------------------------------------------------------------------
 
     def add(self, tool: Any, *, replace: bool = False) -> list[ToolDefinition]:
         """Register a tool written in any style with this executor; the definitions it gave.
 
         tool is a BaseTool object or class, a function declared with @Tool, a ToolDefinition, a "module:attribute", or a
-        list of these. Raises ConfigurationError for anything else, DuplicateToolError for a name that is taken,
-        DefinitionDriftError for a tool that is not the one in the lock file.
+        list of these. A Resource or Prompt among them goes into the catalog. Raises ConfigurationError for anything
+        else, DuplicateToolError for a name that is taken, DefinitionDriftError for a tool that is not the one in the
+        lock file.
         """
-        definitions = definitions_in(tool)
+        offers, tool = apart(tool)
+        definitions = [] if offers and tool is None else definitions_in(tool)
+        for offer in offers:
+            self.catalog.add(offer, replace=replace)
         if self._guards.pins is not None:
             for definition in definitions:
                 self._guards.pins.check(definition)
@@ -382,9 +433,13 @@ class ToolExecutor:
 
     def get_tool_info(self, tool_name: str, caller: Caller | None = None) -> dict[str, Any]:
         """All that is known of a tool. Raises ToolNotFoundError; with a caller that may not call it, what refuses."""
-        about = self.registry.get_tool_info(tool_name)
-        if caller is not None:
-            about["versions"] = self._visible.versions(tool_name, about, caller)
+        if caller is None:
+            return self.registry.get_tool_info(tool_name)
+        try:
+            about = self.registry.get_tool_info(tool_name)
+        except ToolNotFoundError as error:
+            raise self._visible.unknown(error, tool_name, caller) from None
+        about["versions"] = self._visible.versions(tool_name, about, caller)
         return about
 
     def tools_for(self, caller: Caller, query: str | None = None, limit: int | None = None) -> list[ToolDefinition]:
@@ -401,6 +456,21 @@ class ToolExecutor:
         """tools_for, which awaits engines that are async."""
         return await self._visible.listed(caller, query, limit)
 
+    def tools_for_model(self, caller: Caller) -> list[ToolDefinition]:
+        """What a model that acts for this caller is shown: tools_for, or with discovery on, three tools in their place.
+
+        Those find, describe and call all that tools_for has.
+        """
+        return self.tools_for(caller) if self._discovery is None else list(self._discovery.tools.values())
+
+    async def tools_for_model_async(self, caller: Caller) -> list[ToolDefinition]:
+        """tools_for_model, which awaits engines that are async."""
+        return await self.tools_for_async(caller) if self._discovery is None else list(self._discovery.tools.values())
+
+    def tool_named(self, name: str, version: str | None = None) -> ToolDefinition:
+        """The tool that a call of this name runs. Raises ToolNotFoundError."""
+        return self._entries.own.get(name) or self.registry.get_tool(name, version)
+
     # -- watching -----------------------------------------------------------------------------------------------------
 
     def get_metrics(self) -> dict[str, Any]:
@@ -410,6 +480,11 @@ class ToolExecutor:
         metrics["active_threads"] = len(self._thread_pool._threads)
         metrics["cache_entries"] = len(self._cache)
         return metrics
+
+    @property
+    def figures(self) -> Figures:
+        """What Prometheus is told, which doors and workers count their own in."""
+        return self._figures
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call observer with every event from now on; what comes back stops that."""
@@ -464,6 +539,30 @@ class ToolExecutor:
         """Where limits, circuits and claims that need not survive live."""
         return self._stores.state
 
+    @property
+    def blobs(self) -> Blobs:
+        """Where large results and artifacts are kept."""
+        return self._stores.blobs
+
+    @property
+    def admission(self) -> Admission:
+        """What can be said of calls without running them, for doors and queues."""
+        return Admission(self._entries, self._services, self._shown_to)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that everything here goes by."""
+        return self._clock
+
+    @property
+    def egress(self) -> EgressGuard:
+        """The guard of where requests may go."""
+        return self._guards.egress
+
+    def derived_keys(self, purpose: str) -> list[bytes]:
+        """Keys for one purpose, made of secret_key and the ones before it: newest first, none where there is none."""
+        return derived_keys(self.config, self._guards.secrets.opened, purpose)
+
     def claims(self, where: Literal["auto", "records", "state"] = "auto") -> ClaimOperations:
         """Idempotency claims, for operators: those in records or state; auto: where tools that do not say have them."""
         return ClaimOperations(claims_of(Idempotency(claims_in=where), self._services), self._clock)
@@ -493,6 +592,10 @@ class ToolExecutor:
     def _visible(self) -> Visibility:
         return Visibility(self.registry, self._services)
 
+    def _shown_to(self, error: ToolExecutionError, call: ToolCall) -> ToolExecutionError:
+        """Why a call was refused; of tools that its caller is not shown it names none."""
+        return self._visible.unknown(error, call.name, call.caller) if isinstance(error, ToolNotFoundError) else error
+
     @property
     def approvals(self) -> ApprovalOperations:
         """Calls that wait for a person, for those who decide about them."""
@@ -505,8 +608,15 @@ class ToolExecutor:
         record with none. fields are further ones of ToolCall, such as idempotency_key. An id whose call was approved
         with other arguments makes that call. What is not approved is refused as any call is.
         """
-        call = await approved_call(self._guards.approvals, approval_id, caller, fields)
-        return await self.execute_tool_call(call)
+        return await self.execute_tool_call(await self.approved_call(approval_id, caller=caller, **fields))
+
+    async def approved_call(self, approval_id: str, *, caller: Caller | None = None, **fields: Any) -> ToolCall:
+        """The call that execute_approved makes, for doors that make it themselves.
+
+        Raises ConfigurationError where there is none, or its arguments are not kept in full; PermissionDeniedError for
+        another caller than the one it was asked for.
+        """
+        return await approved_call(self._guards.approvals, approval_id, caller, fields)
 
     @property
     def audit(self) -> AuditOperations:
@@ -519,6 +629,10 @@ class ToolExecutor:
     def circuits(self) -> CircuitOperations:
         """The breakers' circuits, for operators."""
         return CircuitOperations(local_circuits(self._services), self._stores.state, self._clock)
+
+    def audit_note(self, kind: str, **fields: Any) -> None:
+        """Have the audit log, where there is one, say that something happened which is no call. Never raises."""
+        noted(self._guards.audit_log, kind, **fields)
 
     def audit_refusal(
         self,
@@ -569,6 +683,7 @@ class ToolExecutor:
         """End threads, processes and the loop for blocking callers. Calls made afterwards raise OverloadedError."""
         self._closed = True
         self._unwatch()
+        self._metrics_port.close()
         self._entries.close()
         for kept in [*self._earlier_keepers, *self._shared.values()]:
             getattr(kept, "close", lambda: None)()
@@ -610,7 +725,15 @@ class ToolExecutor:
             ),
             clock=self._clock,
             observers=self._observers,
-            defaults=Policies(timeout=timeout, rate_limit=rate, screening=Screening(), cache=None),
+            defaults=Policies(
+                timeout=timeout,
+                rate_limit=rate,
+                screening=Screening(),
+                cache=None,
+                idempotency=Idempotency(only_caller=True, in_flight="refuse")
+                if config.idempotency_keys == "all"
+                else None,
+            ),
             limits=Limits(max_bytes=config.max_input_size, max_depth=config.max_depth, max_items=config.max_items),
             cache_enabled=config.enable_cache,
             cache_ttl_s=float(config.cache_ttl),
@@ -657,8 +780,10 @@ class ToolExecutor:
             self._resources.resize(self.config.max_workers)
             self._services = self._make_services()
             self._watch_debug()
+            self._watch_discovery()
             self._watch_audit()
             self._entries.renew(self._services)
+        self._metrics_port.follow(self)
         if self._guards.audit is not None:
             self._guards.audit.note("settings", changed=field)
 
@@ -666,6 +791,16 @@ class ToolExecutor:
         """Have every event logged while debug is on."""
         if self.config.debug != (debug_log in self._observers):
             (self._observers.append if self.config.debug else self._observers.remove)(debug_log)
+
+    def _watch_discovery(self) -> None:
+        """Have the three tools that find all others, while discovery is on, and count what callers use."""
+        if self.config.discovery and self._discovery is None:
+            self._discovery = Discovery(self)
+            self._observers.append(self._discovery.usage.note)
+        elif not self.config.discovery and self._discovery is not None:
+            self._observers.remove(self._discovery.usage.note)
+            self._discovery = None
+        self._entries.own = {} if self._discovery is None else self._discovery.tools
 
     def _watch_audit(self) -> None:
         """Have the audit log of now, and no other, told how calls end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -99,6 +100,10 @@ def _extension(value: str) -> str:
     return text
 
 
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value.strip(), strict=False))
+
+
 def _redis_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://", REFERENCE)):
         raise ValueError
@@ -135,6 +140,9 @@ CountOrNone = Annotated[
 ]
 Depth = Annotated[int, Field(strict=True, ge=1, le=_LIMIT_DEPTH), Form("a whole number from 1 to 250", number)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535), Form("a port from 1 to 65535", number)]
+PortOrFree = Annotated[
+    int, Field(strict=True, ge=0, le=65535), Form("a port from 1 to 65535, or 0 for a free one", number)
+]
 Factor = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), Form("a number, 0 or more", number)]
 Seconds = Annotated[
     float, Field(strict=True, ge=0, le=_LIMIT_S), Form("a number of seconds from 0 to 1000000000", number)
@@ -178,7 +186,12 @@ BlobsUrl = Annotated[
     Form("a URL such as memory://, file:///path/to/folder or s3://bucket", secret=True),
 ]
 
+Networks = Annotated[
+    tuple[Annotated[str, Field(strict=True), AfterValidator(_network)], ...],
+    Form("a list of addresses or networks such as '10.0.0.0/8'", comma_list),
+]
 Folder = Annotated[Path, BeforeValidator(_absolute), Form("the path of a directory", path=True)]
+FolderOrNone = Annotated[Annotated[Path, BeforeValidator(_absolute)] | None, Form("the path of a directory", path=True)]
 Folders = Annotated[
     tuple[Annotated[Path, BeforeValidator(_absolute)], ...],
     Form("a list of directories' paths", path_list, path=True),
@@ -212,6 +225,11 @@ PoolType = Literal["thread", "process"]
 MetricsBackend = Literal["none", "prometheus"]
 AuditMode = Literal["off", "on", "required"]
 AuditValues = Literal["names", "digests", "redacted"]
+Authentication = Literal["auto", "required", "none"]
+RecordCalls = Literal["accepted", "all"]
+IdempotencyKeys = Literal["declared", "all"]
+HttpServer = Literal["uvicorn", "granian"]
+AccessLogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 SecurityLevelSetting = Annotated[SecurityLevel, BeforeValidator(_lower), _one_of(SecurityLevel)]
@@ -222,3 +240,8 @@ MetricsBackendSetting = Annotated[MetricsBackend, BeforeValidator(_lower), _one_
 AuditModeSetting = Annotated[AuditMode, BeforeValidator(_lower), _one_of(AuditMode)]
 AuditValuesSetting = Annotated[AuditValues, BeforeValidator(_lower), _one_of(AuditValues)]
 LogLevelSetting = Annotated[LogLevel, BeforeValidator(_upper), _one_of(LogLevel)]
+AuthenticationSetting = Annotated[Authentication, BeforeValidator(_lower), _one_of(Authentication)]
+RecordCallsSetting = Annotated[RecordCalls, BeforeValidator(_lower), _one_of(RecordCalls)]
+IdempotencyKeysSetting = Annotated[IdempotencyKeys, BeforeValidator(_lower), _one_of(IdempotencyKeys)]
+HttpServerSetting = Annotated[HttpServer, BeforeValidator(_lower), _one_of(HttpServer)]
+AccessLogFormatSetting = Annotated[AccessLogFormat, BeforeValidator(_lower), _one_of(AccessLogFormat)]

@@ -8,7 +8,8 @@ import math
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,7 @@ class ToolRegistry:
         self._lock = threading.RLock()
         self._revision = 0
         self._reloading: str | None = None
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def revision(self) -> int:
@@ -52,6 +54,7 @@ class ToolRegistry:
                 )
             versions[definition.version] = definition
             self._revision += 1
+        self._tell()
 
     def unregister_tool(self, name: str, version: str | None = None) -> None:
         """Remove a tool, or one version of it. Raises ToolNotFoundError when it is not there."""
@@ -65,6 +68,7 @@ class ToolRegistry:
             if not versions:
                 del self._tools[name]
             self._revision += 1
+        self._tell()
 
     def get_tool(self, name: str, version: str | None = None) -> ToolDefinition:
         """The newest version, or the one asked for. Raises ToolNotFoundError naming what may have been meant."""
@@ -111,10 +115,7 @@ class ToolRegistry:
 
     def suggest(self, name: str) -> str | None:
         """The name that a misspelt one probably meant."""
-        names = self.list_tools()
-        folded = {_fold(n): n for n in names}
-        near = difflib.get_close_matches(_fold(name), list(folded), n=1, cutoff=0.6)
-        return folded[near[0]] if near else None
+        return _nearest(name, self.list_tools())
 
     def reload(self, module: str | ModuleType) -> list[str]:
         """Import a module anew and take over its tools; the names it has now.
@@ -145,7 +146,25 @@ class ToolRegistry:
                 self._reloading = None
                 self._tools = {n: v for n, v in self._tools.items() if v}
                 self._revision += 1
+                self._tell()
             return sorted({d.name for d in self._own() if _module(d) == name})
+
+    def watch(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have listener called after every change, here or in the parent; what comes back ends that."""
+        stop_above = self._parent.watch(listener) if self._parent is not None else None
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if stop_above is not None:
+                stop_above()
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
 
     def _own(self) -> Iterator[ToolDefinition]:
         for versions in list(self._tools.values()):
@@ -166,14 +185,26 @@ class ToolRegistry:
                 f"Tool {name!r} has no version {version!r}; there are {', '.join(versions)}",
                 details={"versions": versions},
             )
-        name = name if len(name) <= 140 else name[:140] + "..."
-        near = self.suggest(name)
-        message = f"Tool {name!r} not found in registry"
-        if near is not None:
-            return ToolNotFoundError(f"{message}; did you mean {near!r}?", details={"did_you_mean": near})
-        known = self.list_tools()
-        listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        return ToolNotFoundError(f"{message}; there are {listed}" if known else f"{message}; it is empty")
+        return not_found(name, self.list_tools())
+
+
+def not_found(name: str, known: Sequence[str] | None) -> ToolNotFoundError:
+    """The error that there is no tool of a name; known are those that it may name, None if none may be."""
+    name = name if len(name) <= 140 else name[:140] + "..."
+    message = f"Tool {name!r} not found in registry"
+    if known is None:
+        return ToolNotFoundError(message)
+    near = _nearest(name, known)
+    if near is not None:
+        return ToolNotFoundError(f"{message}; did you mean {near!r}?", details={"did_you_mean": near})
+    listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+    return ToolNotFoundError(f"{message}; there are {listed}" if known else f"{message}; it is empty")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    folded = {_fold(one): one for one in known}
+    near = difflib.get_close_matches(_fold(name), list(folded), n=1, cutoff=0.6)
+    return folded[near[0]] if near else None
 
 
 def split_name(name: str, version: str | None) -> tuple[str, str | None]:
@@ -217,23 +248,40 @@ def info(definition: ToolDefinition, versions: Iterable[str] = ()) -> dict[str, 
 
 
 def rank(query: str, definitions: Iterable[ToolDefinition]) -> list[ToolDefinition]:
-    """Definitions that share a word with the query, best first (weights by inverse document frequency)."""
+    """Definitions that share a word with the query, best first."""
+    return [definition for _, definition in scored(query, definitions)]
+
+
+def scored(query: str, definitions: Iterable[ToolDefinition]) -> list[tuple[float, ToolDefinition]]:
+    """Definitions that share a word with the query and how well they match, best first.
+
+    Words weigh by their inverse document frequency, and more in a name than in a description.
+    """
     wanted = _words(query)
     if not wanted:
         return []
-    entries = [(d, set(_words(d.name)), set(_words(f"{d.description} {' '.join(d.tags)}"))) for d in definitions]
-    scored: list[tuple[float, str, ToolDefinition]] = []
+    entries = [(d, *_words_of(d)) for d in definitions]
+    totals: dict[str, tuple[float, ToolDefinition]] = {}
     for word in set(wanted):
         hits = sum(1 for _, name, text in entries if _matches(word, name) or _matches(word, text))
         weight = math.log(1 + (len(entries) + 1) / (hits + 0.5)) if hits else 0.0
         for definition, name, text in entries:
             score = weight * (3.0 * _matches(word, name) + 1.0 * _matches(word, text))
             if score:
-                scored.append((score, definition.name, definition))
-    totals: dict[str, tuple[float, ToolDefinition]] = {}
-    for score, key, definition in scored:
-        totals[key] = (totals.get(key, (0.0, definition))[0] + score, definition)
-    return [d for _, d in sorted(totals.values(), key=lambda item: (-item[0], item[1].name))]
+                totals[definition.name] = (totals.get(definition.name, (0.0,))[0] + score, definition)
+    return sorted(totals.values(), key=lambda item: (-item[0], item[1].name))
+
+
+_WORDS: weakref.WeakKeyDictionary[ToolDefinition, tuple[set[str], set[str]]] = weakref.WeakKeyDictionary()
+
+
+def _words_of(definition: ToolDefinition) -> tuple[set[str], set[str]]:
+    """The words of a tool's name, and of its description and tags; they are looked for once."""
+    known = _WORDS.get(definition)
+    if known is None:
+        text = f"{definition.description} {' '.join(definition.tags)}"
+        known = _WORDS[definition] = (set(_words(definition.name)), set(_words(text)))
+    return known
 
 
 def _matches(word: str, words: set[str]) -> float:

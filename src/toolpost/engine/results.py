@@ -17,13 +17,19 @@ from toolpost.pipeline.services import Services
 from toolpost.telemetry.usage import usage_of
 
 
-def refused(call: ToolCall, error: ToolExecutionError, elapsed_s: float, services: Services) -> ToolResult:
-    """The result of a call that never reached a tool; it is counted all the same."""
+def refused(
+    call: ToolCall,
+    error: ToolExecutionError,
+    elapsed_s: float,
+    services: Services,
+    tool: ToolDefinition | None = None,
+) -> ToolResult:
+    """The result of a call that never reached a tool; it is counted all the same, for the tool if there is one."""
     hide_error(error, services.redactor)
-    stats = services.metrics.tool("(unknown)")
-    stats.record(elapsed_s, error.code, True, False)
+    stats = services.metrics.tool("(unknown)") if tool is None else services.metrics.of(tool)
+    stats.record(elapsed_s, error.code, error.outcome == "not_run", False)
     if services.collector is not None:
-        name = call.name if isinstance(call.name, str) else "(unknown)"
+        name = tool.name if tool is not None else call.name if isinstance(call.name, str) else "(unknown)"
         row = (services.clock.now(), name[:128], False, elapsed_s * 1000.0, call.user_id, error.error_type)
         services.collector.note(row)
     audited(services, call, error)
@@ -143,5 +149,11 @@ _BECAME: dict[Outcome, str] = {
 
 
 def _metadata(call: ToolCall) -> dict[str, Any]:
-    named = {"user_id": call.user_id, "session_id": call.session_id, "task_id": call.task_id}
-    return {k: v for k, v in named.items() if v is not None}
+    told: dict[str, Any] = {}
+    if call.user_id is not None:
+        told["user_id"] = call.user_id
+    if call.session_id is not None:
+        told["session_id"] = call.session_id
+    if call.task_id is not None:
+        told["task_id"] = call.task_id
+    return told

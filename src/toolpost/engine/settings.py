@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import reprlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -208,9 +209,11 @@ class ExecutorConfig(BaseModel):
     debug: forms.Switch = Field(False, description="Whether calls are logged in every detail.")
     enable_metrics: forms.Switch = Field(True, description="Whether calls are counted and timed.")
     metrics_backend: forms.MetricsBackendSetting = Field(
-        "none", description="Where metrics go; prometheus is refused until a later release brings it."
+        "none",
+        description="Where metrics go besides get_metrics() and a gateway's /metrics: with prometheus to a port of "
+        "this machine.",
     )
-    prometheus_port: forms.Port = Field(9090, description="Port on which Prometheus finds the metrics.")
+    prometheus_port: forms.Port = Field(9090, description="Port of 127.0.0.1 on which Prometheus finds the metrics.")
     metrics_interval: forms.Count = Field(60, description="Seconds between two reports of metrics.")
 
     plugins: forms.Attributes = Field((), description="Tools that are imported when the executor starts.")
@@ -225,10 +228,13 @@ class ExecutorConfig(BaseModel):
         None, description="The database of the tools SQL.Query, SQL.TableInfo and SQL.SchemaInfo; secret."
     )
     secret_key: forms.Secret = Field(
-        None, description="What tokens are encrypted, and audit rows authenticated, with; secret."
+        None,
+        description="What tokens are encrypted, audit rows authenticated, callbacks and links signed with; secret.",
     )
     secret_key_previous: forms.Secret = Field(
-        None, description="Earlier secret_keys, between commas or as a JSON list: they still decrypt; secret."
+        None,
+        description="Earlier secret_keys, between commas or as a JSON list: they still decrypt, and sign beside it; "
+        "secret.",
     )
     authorizer: forms.WordOrNone = Field(
         None, description="What decides about calls besides the tools' own access: cedar, or a plugin's name."
@@ -246,8 +252,73 @@ class ExecutorConfig(BaseModel):
         "roles", description="The claim that has the roles; dots lead into objects, as in realm_access.roles."
     )
     jwt_leeway: forms.Seconds = Field(30.0, description="Seconds by which clocks may differ.")
+
+    serve_host: forms.Word = Field("127.0.0.1", description="Address on which `toolpost serve` listens.")
+    serve_port: forms.PortOrFree = Field(
+        8080, description="Port on which `toolpost serve` listens; 0 takes a free one."
+    )
+    serve_uds: forms.FileOrNone = Field(None, description="A Unix socket on which it listens in place of a port.")
+    serve_workers: forms.Count = Field(1, description="Processes that answer requests.")
+    serve_server: forms.HttpServerSetting = Field(
+        "uvicorn", description="The HTTP server under the gateway: uvicorn, or granian by the extra of that name."
+    )
+    access_log: forms.Word = Field(
+        "stdout", description="Where a line for each request goes: stdout, stderr, none, or the path of a file."
+    )
+    access_log_format: forms.AccessLogFormatSetting = Field(
+        "auto",
+        description="How those lines are written: json, text, or auto for text on a terminal and json elsewhere.",
+    )
+    trusted_proxies: forms.Networks = Field(
+        (), description="Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."
+    )
+    data_directory: forms.FolderOrNone = Field(
+        None,
+        description="Where `toolpost serve` keeps records, blobs and its own key, as far as no URL or key says "
+        "otherwise; by default toolpost-data in the working directory.",
+    )
+    public_url: forms.UrlOrNone = Field(
+        None, description="How callers reach the gateway, for links and OAuth; by default what they asked for."
+    )
+    authentication: forms.AuthenticationSetting = Field(
+        "auto",
+        description="Whether requests must come with a key or token; auto asks for one unless only this machine can "
+        "call.",
+    )
     allowed_hosts: forms.Hosts = Field(
-        (), description="Host names, in lower case, that an HTTP server answers to (later release)."
+        (),
+        description="Host names, in lower case, that the gateway answers to; empty means those of the address it "
+        "listens on.",
+    )
+    cors_origins: forms.Words = Field(
+        (), description="Origins whose pages may call the gateway, '*' for all (then without credentials)."
+    )
+    max_body_size: forms.Count = Field(4_194_304, description="Most bytes of a request's body.")
+    max_in_flight: forms.Count = Field(256, description="Most calls that doors run at a time in one process.")
+    max_waiting: forms.CountOrZero = Field(
+        1024, description="Most calls that wait for a place among those; more are refused with 503."
+    )
+    worker_concurrency: forms.Count = Field(16, description="Most accepted calls that run at a time in one process.")
+    max_accepted: forms.Count = Field(100_000, description="Most accepted calls that wait; more are refused with 503.")
+    task_lease: forms.SomeSeconds = Field(
+        15.0, description="Seconds after which an accepted call of a silent process is taken over."
+    )
+    record_calls: forms.RecordCallsSetting = Field(
+        "all", description="Which calls of doors are kept to be looked up: accepted ones, or all."
+    )
+    calls_kept: forms.Seconds = Field(604_800.0, description="Seconds for which ended calls are kept.")
+    drain_timeout: forms.Seconds = Field(30.0, description="Seconds that running calls have to end at a shutdown.")
+    idempotency_keys: forms.IdempotencyKeysSetting = Field(
+        "declared",
+        description="Which tools an idempotency key counts for: those that declare Idempotency, or all; "
+        "`toolpost serve` and `toolpost mcp` take all unless told otherwise.",
+    )
+    links_ttl: forms.SomeSeconds = Field(900.0, description="Seconds for which a signed link to an artifact is good.")
+    cloudevents: forms.Switch = Field(
+        False, description="Whether callbacks are CloudEvents; requests may be in any case."
+    )
+    discovery: forms.Switch = Field(
+        False, description="Whether models are shown three tools, search, describe and call, in place of all."
     )
 
     _book: _Book = PrivateAttr(default_factory=lambda: _Book({}, {}))
@@ -329,6 +400,10 @@ class ExecutorConfig(BaseModel):
 
         return end
 
+    def take(self, other: ExecutorConfig, settings: Iterable[str]) -> None:
+        """Assign settings as they are in another config, with who set them there: all, or, if one is refused, none."""
+        self._give({name: Given(getattr(other, name), other.origin(name)) for name in settings})
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A config of its own with the same values and no listeners; update is assigned to it, so checked."""
         copied = copy(self)
@@ -352,20 +427,26 @@ class ExecutorConfig(BaseModel):
         self._book = _Book({name: origin for name, (_, origin) in given.items()}, reserved)
 
     def _assign(self, name: str, value: Any) -> None:
-        ((setting, given),) = _by_code({name: value}).items()
-        before = Given(getattr(self, setting), self.origin(setting))
-        self._put(setting, given)
-        told: list[Callable[[str], None]] = []
+        self._give(_by_code({name: value}))
+
+    def _give(self, given: Mapping[str, Given]) -> None:
+        """Assign values and tell the listeners, of each; where one is refused, all are as they were."""
+        before = {setting: Given(getattr(self, setting), self.origin(setting)) for setting in given}
+        told: list[tuple[Callable[[str], None], str]] = []
         agreed = False
         try:
+            for setting, one in given.items():
+                self._put(setting, one)
             for listener in self._book.listeners:
-                listener(setting)
-                told.append(listener)
+                for setting in given:
+                    listener(setting)
+                    told.append((listener, setting))
             agreed = True
         finally:
             if not agreed:
-                self._put(setting, before)
-                for listener in told:
+                for setting, one in before.items():
+                    self._put(setting, one)
+                for listener, setting in told:
                     listener(setting)
 
     def _put(self, setting: str, given: Given) -> None:
@@ -395,10 +476,10 @@ _VARIABLES: Final = variable_table(FORMS)
 def refuse_unsupported(config: ExecutorConfig) -> list[str]:
     """A sentence for each setting that asks for what cannot be done; empty when all can."""
     found = []
-    if config.metrics_backend == "prometheus":
+    if config.metrics_backend == "prometheus" and find_spec("prometheus_client") is None:
         found.append(
-            f"metrics_backend is 'prometheus' ({config.origin('metrics_backend')}), which a later release brings; "
-            "set it to 'none'"
+            f"metrics_backend is 'prometheus' ({config.origin('metrics_backend')}), which needs the package "
+            "prometheus-client; install toolpost[serve], or set it to 'none'"
         )
     if config.cache_backend == "redis" and not redis_of(config):
         found.append(

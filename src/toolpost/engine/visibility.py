@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from toolpost.calls.call import Caller
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import ConfigurationError, EngineError, PermissionDeniedError
-from toolpost.engine.registry import ToolRegistry, rank, split_name
+from toolpost.calls.errors import ConfigurationError, EngineError, PermissionDeniedError, ToolNotFoundError
+from toolpost.engine.registry import ToolRegistry, not_found, rank, split_name
 from toolpost.pipeline.authorize import gate_of, judges_of
 from toolpost.pipeline.services import Services
 from toolpost.security.access import Gate
@@ -67,10 +67,27 @@ class Visibility:
             raise PermissionDeniedError(DENIED, tool=one.name, details={"authorizer": "denied"})
         return found
 
-    async def _shows(self, tool: ToolDefinition, caller: Caller, judges: list[Judge], blocking: bool) -> bool:
+    def unknown(self, error: ToolNotFoundError, name: object, caller: Caller) -> ToolNotFoundError:
+        """The error that a tool or its version is not there, so that it names nothing that the caller is not shown.
+
+        Where a policy engine would have to be asked for each tool, it names none.
+        """
+        if not isinstance(name, str):
+            return error
+        bare, _ = split_name(name, None)
+        if self._judges:
+            return not_found(name, None)
+        shown = [one.name for one in self._registry.definitions() if self._opens(one, caller)]
+        return error if bare in shown else not_found(name, shown)
+
+    def _opens(self, tool: ToolDefinition, caller: Caller) -> bool:
+        """Whether a caller is shown a tool, as far as can be said without asking anybody."""
         if self._pins is not None and not self._pins.hold(tool):
             return False
-        if self._gate(tool).objection(caller) is not None:
+        return self._gate(tool).objection(caller) is None
+
+    async def _shows(self, tool: ToolDefinition, caller: Caller, judges: list[Judge], blocking: bool) -> bool:
+        if not self._opens(tool, caller):
             return False
         for judge in judges:
             if not await judge.listed(tool, caller, blocking):

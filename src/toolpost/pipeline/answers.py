@@ -29,7 +29,7 @@ async def answered(answer: Answer[T], inv: Invocation, clock: Clock, patience_s:
         if answer.done:
             return answer.result()
         if not inv.blocking:
-            return await _within(answer, patience_s)
+            return await within(answer, patience_s)
         return _blocking(answer, inv, clock, patience_s)  # type: ignore[no-any-return]
     except StoreUnavailableError as error:  # one object may have come to many calls
         raise StoreUnavailableError(error.message) from error.__cause__
@@ -47,7 +47,8 @@ def _blocking(answer: Pending[T], inv: Invocation, clock: Clock, patience_s: flo
         raise timed_out(inv.limit_s or 0.0, inv) from None
 
 
-async def _within(answer: Pending[T], patience_s: float | None) -> T:
+async def within(answer: Pending[T], patience_s: float | None) -> T:
+    """The value of an answer that comes within patience_s. Raises StoreUnavailableError when it does not."""
     if patience_s is None:
         return await answer
     try:

@@ -22,7 +22,8 @@ def check_bounds(arguments: Mapping[str, Any], limits: Limits) -> None:
     while stack:
         value, depth, parameter, above = stack.pop()
         items += 1
-        if items > limits.max_items:
+        waiting = len(value) if isinstance(value, (Mapping, list, tuple, set, frozenset, deque)) else 0
+        if items + len(stack) + waiting > limits.max_items:  # said before they are all laid out here
             raise _refusal(
                 parameter,
                 "too_large",

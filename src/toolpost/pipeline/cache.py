@@ -15,7 +15,7 @@ from toolpost.pipeline.cache_runs import LEADING, Kept, loose
 from toolpost.pipeline.invocation import Invocation
 from toolpost.pipeline.services import Services
 from toolpost.pipeline.shared_cache import shared_cache
-from toolpost.pipeline.steps import steps
+from toolpost.pipeline.steps import stepped, steps
 from toolpost.pipeline.tags import voids
 from toolpost.stores.memory import copied
 
@@ -40,7 +40,20 @@ def cache(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     if policy is None or not services.cache_enabled:
         return next
     kept = Kept(tool, services, policy, next)
-    return _plain(kept) if kept.plain else _full(kept)
+    cached = _plain(kept) if kept.plain else _full(kept)
+    return cached if getattr(tool.body, "context", None) is None else _unless_answered(cached, kept.next)
+
+
+def _unless_answered(cached: Handler, next: Handler) -> Handler:
+    """A call that brings answers to its body's questions is not equal to any other."""
+    cached = stepped(cached)
+
+    def handler(inv: Invocation) -> Awaitable[Any]:
+        return cached(inv) if inv.answers is None else next(inv)
+
+    if hasattr(cached, AHEAD):
+        handler.__dict__[AHEAD] = getattr(cached, AHEAD)
+    return steps(handler)
 
 
 def _plain(kept: Kept) -> Handler:

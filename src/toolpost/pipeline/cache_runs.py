@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from toolpost.calls.content import read_by_programs
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
     CallCancelledError,
@@ -311,7 +312,7 @@ class Kept:
         output_check = self.tool.output_check
         if inv.encode or output_check is not None:
             json = to_json(value)  # raises for what is no result: that is never kept
-            if output_check is not None and output_check.explain(json) is not None:
+            if output_check is not None and output_check.explain(read_by_programs(json)) is not None:
                 return None  # validate, further out, says what is wrong with it
         ttl_s = self.fixed_ttl_s if self.ttl is None else self._ttl_of(self.ttl, value, inv.kwargs)
         policy, tags = self.policy, begun.tags

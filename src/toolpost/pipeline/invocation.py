@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from toolpost.calls.call import ANONYMOUS, Caller, new_id
@@ -58,6 +58,7 @@ class Invocation:
     explanation: list[dict[str, Any]] | None = None
     cleared: Any = None
     grant: Grant | None = None
+    answers: Mapping[str, Any] | None = None
     _id: str | None = None
 
     @classmethod

@@ -33,7 +33,7 @@ def limit(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     The tool's own rates and the executor's general one hold together: a token is taken from each bucket or from none.
     """
     handler = with_all_places(tool, services, next)
-    rules = _rules(tool, services)
+    rules = rules_of(tool, services)
     if not rules:
         return handler
     if services.state.local:
@@ -51,7 +51,8 @@ Rule = tuple[tuple[str, ...], KeyParts, RateLimit]
 """What a bucket's key begins with, what it goes on with, and the policy."""
 
 
-def _rules(tool: ToolDefinition, services: Services) -> list[Rule]:
+def rules_of(tool: ToolDefinition, services: Services) -> list[Rule]:
+    """The rate limits that hold for a tool: its own, then the executor's general ones."""
     rules: list[Rule] = []
     for index, policy in enumerate(_listed(tool.policies.rate_limit)):
         scope: tuple[str, ...] = ("tool", tool.name, str(index))
@@ -62,6 +63,11 @@ def _rules(tool: ToolDefinition, services: Services) -> list[Rule]:
         for index, policy in enumerate(_listed(services.defaults.rate_limit)):
             rules.append((("all", str(index)), _parts(policy, tool), policy))
     return rules
+
+
+def shared_key(scope: tuple[str, ...], key: tuple[str | None, ...]) -> str:
+    """The name of a bucket in a store that many processes share."""
+    return f"rate:{digest_of(*scope, *key)[:40]}"
 
 
 def _parts(policy: RateLimit, tool: ToolDefinition) -> KeyParts:
@@ -132,8 +138,9 @@ def _with_shared_tokens(tool: ToolDefinition, services: Services, rules: list[Ru
         for scope, parts, policy in rules:
             key = parts(inv)
             if key is not None:
-                name = f"rate:{digest_of(*scope, *key)[:40]}"
-                wanted.append((name, policy.calls / policy.per_s, float(policy.burst or policy.calls)))
+                wanted.append(
+                    (shared_key(scope, key), policy.calls / policy.per_s, float(policy.burst or policy.calls))
+                )
                 asked.append(policy)
         if wanted:
             try:

@@ -16,6 +16,7 @@ from toolpost.calls.context import ToolContext
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
     EngineError,
+    InputRequiredError,
     OutcomeUnknownError,
     StoreUnavailableError,
     ToolTimeoutError,
@@ -357,7 +358,7 @@ class _Once:
             if isinstance(raised, asyncio.CancelledError):
                 return claim_stopped()
             return raised
-        if not inv.ran:
+        if not inv.ran or isinstance(raised, InputRequiredError):
             self._tell(key, fence, lambda: self.claims.release(key, fence))
             return raised
         known = isinstance(raised, Exception) and not (

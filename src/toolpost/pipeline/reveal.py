@@ -36,7 +36,7 @@ def reveal(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         return next
     next = stepped(next)
     if isinstance(tool.body, FunctionBody) and tool.body.context is not None:
-        next = _carrying(next, redactor, services.metrics.tool(tool.name).use)
+        next = _carrying(next, redactor, services.metrics.of(tool).use)
 
     def handler(inv: Invocation) -> Awaitable[Any]:
         instead: BaseException | None = None

@@ -12,6 +12,7 @@ from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import (
     CallCancelledError,
     EngineError,
+    InputRequiredError,
     OperationError,
     Rejected,
     SandboxError,
@@ -40,7 +41,7 @@ INFO = logging.INFO
 def settle(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
     """The outer end of every chain. Raises ToolExecutionError and its kinds, or lets a real cancellation through."""
     stopwatch = services.clock.stopwatch
-    stats = services.metrics.tool(tool.name)
+    stats = services.metrics.of(tool)
     runs, hits, replays, collector = stats.runs, stats.hits, stats.replays, services.collector
     rows = collector.rows if collector is not None else []
     counted, trim_at = collector is not None, collector.trim_at if collector is not None else 1
@@ -150,6 +151,8 @@ def translated(
         error = timed_out(limit_s or 0.0, inv) if late else CallCancelledError("the call was cancelled")
         if not inv.ran:
             error.outcome = "not_run"
+        elif not late:
+            error.outcome = inv.on_timeout
     elif not inv.ran:
         error = EngineError(f"a check of this call failed, so it was refused: {_said(raised)}")
     else:
@@ -180,7 +183,8 @@ def _own(raised: ToolExecutionError, tool: ToolDefinition) -> ToolExecutionError
         error.__traceback__, raised.__traceback__ = raised.__traceback__, None
     error.tool = tool.name
     own = isinstance(error, SandboxError) and raised.tool == tool.name  # a body that is nothing but a program says so
-    if error.outcome == "not_run" and not own and not isinstance(error, ToolTimeoutError):
+    asks = isinstance(error, InputRequiredError)  # a body that asks is run again, from its beginning
+    if error.outcome == "not_run" and not own and not asks and not isinstance(error, ToolTimeoutError):
         error.outcome = "ran"
     return error
 

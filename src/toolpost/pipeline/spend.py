@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from toolpost.calls.definition import ToolDefinition
-from toolpost.calls.errors import ApprovalRequiredError, EngineError, ToolExecutionError
+from toolpost.calls.errors import ApprovalRequiredError, EngineError, InputRequiredError, ToolExecutionError
 from toolpost.calls.policies import given
 from toolpost.pipeline.answers import ASIDE_S, answered
 from toolpost.pipeline.approve import NOT_NEEDED, REPLAY_ONLY, Questions, approval_of, having, refusal, spent_key
@@ -59,7 +59,7 @@ def spend(tool: ToolDefinition, services: Services, next: Handler) -> Handler:
         try:
             value = await next(inv)
         except BaseException as raised:
-            if inv.ran:
+            if inv.ran and not isinstance(raised, InputRequiredError):
                 await used(record, inv, raised)
             else:
                 await given_back(record, inv, raised)

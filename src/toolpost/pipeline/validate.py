@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from toolpost.calls.content import read_by_programs
 from toolpost.calls.definition import ToolDefinition
 from toolpost.calls.errors import InputValidationError, Problem
 from toolpost.calls.secret_names import HIDDEN, marked_in
@@ -60,7 +61,7 @@ def validate(tool: ToolDefinition, services: Services, next: Handler) -> Handler
 
     async def both(inv: Invocation) -> Any:
         value = await checked(inv)
-        error = output_check.explain(to_json(value))
+        error = output_check.explain(read_by_programs(to_json(value)))
         if error is not None:
             raise error
         return value

@@ -36,6 +36,7 @@ class Run(Protocol):
     context: ToolContext | None
     grant: Grant | None
     logs: list[str] | None
+    answers: Mapping[str, Any] | None
 
     @property
     def id(self) -> str: ...
@@ -89,7 +90,7 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     """The context a body sees: what the caller handed in, with this call's ids and deadline."""
     handed = run.handed
     context = ToolContext() if handed is None else _copy(handed)
-    caller = run.caller
+    caller = context._caller = run.caller
     context.user_id = caller.user_id if handed is None else handed.user_id
     context.tenant_id = caller.tenant if handed is None else handed.tenant_id
     context.session_id = caller.session_id if handed is None else handed.session_id
@@ -103,7 +104,7 @@ def context_for(tool: ToolDefinition, run: Run, resources: Resources) -> ToolCon
     context._emit = resources.emit
     context._guards, context._egress = resources.guards, given(tool.policies.egress)
     context._call = (getattr(tool.body, "func", None), run.kwargs)
-    context._logs, context._grant = run.logs, run.grant
+    context._logs, context._grant, context._answers = run.logs, run.grant, run.answers
     context._artifacts = context._used = None
     return context
 

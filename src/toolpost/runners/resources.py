@@ -79,7 +79,8 @@ class Loop:
                 if not call.wait(grace_s):
                     begun = not call.claim.acquire(blocking=False)
                     self._give_up(server)
-                    raise call.late(begun) from Abandoned(f"thread {server.name} is blocked by a body")
+                    why = f"thread {server.name} is blocked by a body"
+                    raise call.late(begun) from (Abandoned(why) if begun else NeverBegan(why))
                 return future.result()
             except BaseException:
                 call.claim.acquire(blocking=False)  # what has not begun never will
@@ -159,7 +160,7 @@ class _Call:
         if self._limit_s is not None:
             left_s = self._limit_s - (self._clock.stopwatch() - self._arrived)
             if left_s < 0:
-                raise self.late(begun=False)
+                raise self.late(begun=False) from NeverBegan("the loop was free too late")
         return await self._start(left_s)
 
     def end(self, future: object) -> None:
@@ -188,6 +189,10 @@ class _Call:
             )
             error.outcome = "not_run"
         return error
+
+
+class NeverBegan(Exception):
+    """Why a call came to no pipeline: the loop in which it was to run was not free in time."""
 
 
 class _Server(threading.Thread):

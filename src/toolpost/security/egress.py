@@ -98,6 +98,16 @@ class EgressGuard:
         ports = (80, 443, *(opening.port for opening in openings if opening.port))
         return Reach(guard=self, hosts=((), ()), ports=(ports, ports), private=tuple(openings))
 
+    def opens(self, host: str, port: int) -> bool:
+        """Whether an entry of private names this host, or has the address that it is; what it leads to is not asked."""
+        address = literal(host)
+        return any(
+            opening.port in (None, 0, port)
+            and (_matches(host, opening.name) if opening.network is None else address in opening.network)
+            for opening in self.private
+            if opening.network is None or address is not None
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:

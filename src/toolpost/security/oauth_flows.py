@@ -112,6 +112,10 @@ class Flows:
         """The person said no."""
         await self._move(document, flow, "denied")
 
+    async def fail(self, document: Document, flow: Asked) -> None:
+        """Take no answer to it any more."""
+        await self._move(document, flow, "failed")
+
     async def complete(
         self,
         known: Known,

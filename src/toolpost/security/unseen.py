@@ -80,6 +80,17 @@ def visible(text: str) -> str:
     return SUSPECT.sub(_escaped, text)
 
 
+def visible_in(value: Any) -> Any:
+    """A JSON value whose texts and names hide nothing from whoever reads them."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(name): visible_in(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [visible_in(item) for item in value]
+    return value
+
+
 def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     if number < 0x10000:
@@ -88,4 +99,4 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{0xD800 + (number >> 10):04x}\\u{0xDC00 + (number & 0x3FF):04x}"
 
 
-__all__ = ["unseen", "unseen_in", "visible"]
+__all__ = ["unseen", "unseen_in", "visible", "visible_in"]

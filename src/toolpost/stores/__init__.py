@@ -65,6 +65,9 @@ class State(Claims, Protocol):
         nobody has used for as long as it takes to fill is forgotten.
         """
 
+    def left(self, buckets: Sequence[tuple[str, float, float]], /) -> Answer[list[float]]:
+        """How many tokens each bucket (key, rate a second, burst) holds now, taking none; burst for an unknown one."""
+
     def enter(self, key: str, holder: str, limit: int, lease_s: float, /) -> Answer[float]:
         """Take one of limit places: 0.0 when had, else the seconds until the oldest lease ends. Again: it renews."""
 
@@ -153,13 +156,36 @@ class Records(Claims, Protocol):
     def tasks(
         self,
         *,
-        state: str | None = None,
+        state: str | Sequence[str] | None = None,
         tool: str | None = None,
         tenant: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Answer[list[TaskRow]]:
-        """Tasks by task_id descending (time-ordered ids: newest first), below after."""
+        """Tasks by task_id descending (time-ordered ids: newest first), below after, without their arguments.
+
+        state: any of these. user_id: "" finds those of nobody. since and until bound created_at
+        (since <= created_at < until), in wall time of the store.
+        """
+
+    def record_tasks(self, ended: Sequence[tuple[Task, Finish]], /) -> Answer[list[bool]]:
+        """Write tasks that were run without a queue, with how they ended; False for each that is there already.
+
+        Each finish has a terminal state; its fence, claim, outbox, usage and due_in_s count for nothing, as does its
+        task_id, and so do order_key and due_in_s of the task: nothing waits for it, no attempt is kept, and one that is
+        dead makes no letter. elapsed_ms says how long before now the task was created. One that cannot be kept keeps
+        all of them from being written.
+        """
+
+    def count_tasks(self, state: str | Sequence[str] | None = None, /) -> Answer[dict[str, int]]:
+        """State -> how many tasks stand in it, for each of these (those that are not terminal, where None)."""
+
+    def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> Answer[int]:
+        """Forget tasks that ended more than ended_s seconds ago, oldest first, with attempts and results; how many."""
 
     def put_outbox(self, messages: Sequence[Outgoing], /) -> Answer[None]:
         """Write messages that leave by themselves."""
@@ -174,6 +200,9 @@ class Records(Claims, Protocol):
 
     def defer_outbox(self, ids: Sequence[int], due_in_s: float, /) -> Answer[None]:
         """Not before then: sending failed."""
+
+    def count_outbox(self, kinds: Sequence[str] | None = None, /) -> Answer[int]:
+        """How many messages (of these kinds) have not left, due or not."""
 
     def bury(
         self,

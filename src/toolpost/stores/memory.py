@@ -320,6 +320,11 @@ class TokenBuckets:
         with self._lock:
             return self._level(key, rate, burst)[0]
 
+    def levels(self, wanted: Sequence[tuple[Hashable, float, float]]) -> list[float]:
+        """The tokens that each bucket (key, rate, burst) holds now."""
+        with self._lock:
+            return [max(0.0, self._level(key, rate, burst)[0]) for key, rate, burst in wanted]
+
     def drain(self, key: Hashable, *, rate: float, burst: float, tokens: float = 1.0) -> None:
         """Take tokens whether or not they are there; the level stops at 0."""
         with self._lock:

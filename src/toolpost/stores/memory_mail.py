@@ -56,6 +56,10 @@ class MemoryMail(MemoryClaims):
                 taken.append((number, message, tries + 1))
             return taken
 
+    def count_outbox(self, kinds: Sequence[str] | None = None, /) -> int:
+        with self._lock:
+            return sum(kinds is None or message.kind in kinds for _, _, message in self._outbox.values())
+
     def sent(self, ids: Sequence[int], /) -> None:
         with self._lock:
             for number in ids:

@@ -6,34 +6,31 @@ import heapq
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.stores import Finish, Task, TaskRow, TaskState, Work
 from toolpost.stores.memory_documents import MemoryDocuments
-from toolpost.stores.standing import MAX_LOST, checked, farewell, legible, place_of, repeated
+from toolpost.stores.memory_history import Entry, Wanted, row_of
+from toolpost.stores.standing import MAX_LOST, OPEN, checked, farewell, legible, place_of, recorded, repeated
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A task with how it stands. due_at, lease_until and deadline_at are monotonic."""
-
-    task: Task
-    seq: int
-    created_at: float
-    updated_at: float
-    born_at: float
-    due_at: float | None
-    deadline_at: float | None
-    state: TaskState = "queued"
-    fence: int = 0
-    attempt: int = 0
-    lost: int = 0
-    owner: str | None = None
-    lease_until: float = 0.0
-    cancel: bool = False
-    result: Finish | None = None
-    finished_at: float | None = None
+def check(task: Task) -> None:
+    """Refuse a task that a database cannot keep."""
+    checked(
+        task_id=task.task_id,
+        tool=task.tool,
+        blob=task.blob,
+        version=task.version,
+        tenant=task.tenant,
+        user_id=task.user_id,
+        session_id=task.session_id,
+        idempotency_key=task.idempotency_key,
+        order_key=task.order_key,
+        src=task.src and task.src[0],
+        reply_to=task.reply_to,
+        trace=task.trace,
+    )
 
 
 class MemoryRecords(MemoryDocuments):
@@ -50,11 +47,11 @@ class MemoryRecords(MemoryDocuments):
         self.url = url
         self._max_finished = max_finished
         self._seqs = itertools.count(1)
-        self._tasks: dict[str, _Entry] = {}
+        self._tasks: dict[str, Entry] = {}
         self._ready: dict[str, list[tuple[int, int, str]]] = {}
         """By tool, what may start now: a heap of (-priority, seq, task_id), where some may be out of date."""
         self._later: list[tuple[float, int, str]] = []
-        self._running: dict[str, _Entry] = {}
+        self._running: dict[str, Entry] = {}
         self._orders: dict[str, OrderedDict[str, None]] = {}
         """Of each order_key the tasks that are not over, oldest first; only the first may run."""
         self._over: OrderedDict[str, None] = OrderedDict()
@@ -65,34 +62,21 @@ class MemoryRecords(MemoryDocuments):
         with self._lock:
             return self._add(task) is not None
 
-    def _add(self, task: Task) -> _Entry | None:
+    def _add(self, task: Task) -> Entry | None:
         if task.task_id in self._tasks:
             return None
-        checked(
-            task_id=task.task_id,
-            tool=task.tool,
-            blob=task.blob,
-            version=task.version,
-            tenant=task.tenant,
-            user_id=task.user_id,
-            session_id=task.session_id,
-            idempotency_key=task.idempotency_key,
-            order_key=task.order_key,
-            src=task.src and task.src[0],
-            reply_to=task.reply_to,
-            trace=task.trace,
-        )
+        check(task)
         now, wall = self._clock.monotonic(), self._clock.now()
         due_at = now + task.due_in_s if task.due_in_s > 0 else None
         deadline_at = None if task.deadline_in_s is None else now + task.deadline_in_s
-        entry = _Entry(task, next(self._seqs), wall, wall, now, due_at, deadline_at)
+        entry = Entry(task, next(self._seqs), wall, wall, now, due_at, deadline_at)
         self._tasks[task.task_id] = entry
         if task.order_key is not None:
             self._orders.setdefault(task.order_key, OrderedDict())[task.task_id] = None
         self._line_up(entry)
         return entry
 
-    def _line_up(self, entry: _Entry) -> None:
+    def _line_up(self, entry: Entry) -> None:
         """Put a queued or waiting task where claim_tasks() finds it."""
         if entry.due_at is not None:
             heapq.heappush(self._later, (entry.due_at, entry.seq, entry.task.task_id))
@@ -129,7 +113,7 @@ class MemoryRecords(MemoryDocuments):
                     break
             return works
 
-    def _abandoned(self, now: float, tools: Sequence[str] | None) -> list[_Entry]:
+    def _abandoned(self, now: float, tools: Sequence[str] | None) -> list[Entry]:
         """Running tasks whose holder vanished, and that may be tried once more; what is to start first comes first."""
         found = [
             entry
@@ -153,13 +137,14 @@ class MemoryRecords(MemoryDocuments):
         entry = self._tasks.get(task_id)
         return entry is not None and entry.seq == seq and entry.state == "queued" and entry.due_at is None
 
-    def _take(self, entry: _Entry, owner: str, lease_s: float, now: float) -> Work:
+    def _take(self, entry: Entry, owner: str, lease_s: float, now: float) -> Work:
         if entry.state == "running":
             entry.lost += 1
         entry.state, entry.due_at, entry.owner = "running", None, owner
         entry.fence += 1
         entry.attempt += 1
-        entry.lease_until, entry.updated_at = now + lease_s, self._clock.now()
+        entry.lease_until = now + lease_s
+        entry.updated_at = entry.started_at = self._clock.now()
         self._running[entry.task.task_id] = entry
         left_s = None if entry.deadline_at is None else entry.deadline_at - now
         task = replace(entry.task, due_in_s=0.0, deadline_in_s=left_s)
@@ -169,7 +154,7 @@ class MemoryRecords(MemoryDocuments):
             attempt=entry.attempt,
             lost=entry.lost,
             age_s=now - entry.born_at,
-            cancel=entry.cancel,
+            cancel=entry.cancel_at is not None,
         )
 
     def claim_task(self, task: Task, owner: str, lease_s: float, /) -> Work | TaskRow:
@@ -182,7 +167,7 @@ class MemoryRecords(MemoryDocuments):
             abandoned = entry.state == "running" and entry.lease_until <= now and entry.lost < MAX_LOST - 1
             if free or abandoned:
                 return self._take(entry, owner, lease_s, now)
-            return self._row(entry)
+            return row_of(entry)
 
     def renew_tasks(self, owner: str, held: Sequence[tuple[str, int]], lease_s: float, /) -> list[str]:
         until = self._clock.monotonic() + lease_s
@@ -194,18 +179,20 @@ class MemoryRecords(MemoryDocuments):
                     answers.append("lost")
                     continue
                 entry.lease_until = until
-                answers.append("cancel" if entry.cancel else "held")
+                answers.append("cancel" if entry.cancel_at is not None else "held")
         return answers
 
     def finish_task(self, finish: Finish, /) -> bool:
         with self._lock:
             entry = self._tasks.get(finish.task_id)
-            state = place_of(finish, entry is not None and entry.cancel)
+            state = place_of(finish, entry is not None and entry.cancel_at is not None)
             if entry is None:
                 return False
             if entry.state != "running" or entry.fence != finish.fence:
                 result = entry.result
-                known = (result.state, result.value, result.blob) if result is not None else (None, None, None)
+                if result is None:
+                    return repeated(finish, entry.fence, entry.state, None, None, None, None)
+                known = (result.state, result.value, result.blob, result.report)
                 return repeated(finish, entry.fence, entry.state, *known)
             self._check(finish.outbox)
             del self._running[finish.task_id]
@@ -222,13 +209,13 @@ class MemoryRecords(MemoryDocuments):
             self._put(finish.outbox)
             return True
 
-    def _requeue(self, entry: _Entry, state: TaskState, finish: Finish) -> None:
+    def _requeue(self, entry: Entry, state: TaskState, finish: Finish) -> None:
         entry.state, entry.owner = state, None
         entry.due_at = self._clock.monotonic() + finish.due_in_s if finish.due_in_s > 0 else None
         entry.updated_at = self._clock.now()
         self._line_up(entry)
 
-    def _end(self, entry: _Entry, result: Finish) -> None:
+    def _end(self, entry: Entry, result: Finish) -> None:
         """Make a task terminal, with its result; what was behind it may go on."""
         task, wall = entry.task, self._clock.now()
         entry.state, entry.result, entry.owner, entry.due_at = result.state, result, None, None
@@ -245,11 +232,15 @@ class MemoryRecords(MemoryDocuments):
                     self._line_up(follower)
             else:
                 del self._orders[task.order_key]
-        self._over[task.task_id] = None
+        self._put_by(task.task_id)
+
+    def _put_by(self, task_id: str) -> None:
+        """Keep a task that is over, in place of the oldest ones."""
+        self._over[task_id] = None
         while len(self._over) > self._max_finished:
             del self._tasks[self._over.popitem(last=False)[0]]
 
-    def _end_by_store(self, entry: _Entry, state: TaskState, code: str) -> None:
+    def _end_by_store(self, entry: Entry, state: TaskState, code: str) -> None:
         task = entry.task
         self._end(
             entry,
@@ -265,7 +256,8 @@ class MemoryRecords(MemoryDocuments):
             if entry is None:
                 return ""
             if entry.state == "running":
-                entry.cancel = True
+                if entry.cancel_at is None:
+                    entry.cancel_at = self._clock.now()
                 return "told"
             if entry.state in ("queued", "waiting"):
                 self._end_by_store(entry, "cancelled", "cancelled")
@@ -274,58 +266,79 @@ class MemoryRecords(MemoryDocuments):
     def task(self, task_id: str, /) -> TaskRow | None:
         with self._lock:
             entry = self._tasks.get(task_id)
-            return None if entry is None else self._row(entry)
+            return None if entry is None else row_of(entry)
 
     def tasks(
         self,
         *,
-        state: str | None = None,
+        state: str | Sequence[str] | None = None,
         tool: str | None = None,
         tenant: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> list[TaskRow]:
+        wanted = Wanted(
+            states=(state,) if isinstance(state, str) else state,
+            tool=tool,
+            tenant=tenant,
+            user_id=user_id,
+            session_id=session_id,
+            since=since,
+            until=until,
+            after=after,
+        )
         with self._lock:
-            found = [
-                entry
-                for task_id, entry in self._tasks.items()
-                if (after is None or task_id < after)
-                and (state is None or entry.state == state)
-                and (tool is None or entry.task.tool == tool)
-                and (tenant is None or entry.task.tenant == tenant)
-            ]
-            found.sort(key=lambda entry: entry.task.task_id, reverse=True)
-            return [self._row(entry) for entry in found[:limit]]
+            found = filter(wanted.has, self._tasks.values())
+            newest = heapq.nlargest(limit, found, key=lambda entry: entry.task.task_id)
+            return [replace(row_of(entry), arguments=b"") for entry in newest]
 
-    def _row(self, entry: _Entry) -> TaskRow:
-        task, result = entry.task, entry.result
-        due_at = None if entry.due_at is None else entry.created_at + entry.due_at - entry.born_at
-        row = TaskRow(
-            task_id=task.task_id,
-            tool=task.tool,
-            tenant=task.tenant,
-            state=entry.state,
-            attempt=entry.attempt,
-            max_attempts=task.max_attempts,
-            fence=entry.fence,
-            owner=entry.owner,
-            created_at=entry.created_at,
-            updated_at=entry.updated_at,
-            due_at=due_at,
-        )
-        if result is None:
-            return row
-        return replace(
-            row,
-            status=result.state,
-            value=result.value,
-            blob=result.blob,
-            error_code=result.error_code,
-            error=result.error,
-            source=result.source,
-            elapsed_ms=result.elapsed_ms,
-            finished_at=entry.finished_at,
-        )
+    def record_tasks(self, ended: Sequence[tuple[Task, Finish]], /) -> list[bool]:
+        for task, finish in ended:
+            recorded(finish)
+            check(task)
+        with self._lock:
+            return [self._record(task, finish) for task, finish in ended]
+
+    def _record(self, task: Task, finish: Finish) -> bool:
+        if task.task_id in self._tasks:
+            return False
+        took_s = max(0.0, finish.elapsed_ms) / 1000.0
+        wall, born_at = self._clock.now(), self._clock.monotonic() - took_s
+        deadline_at = None if task.deadline_in_s is None else born_at + took_s + task.deadline_in_s
+        entry = Entry(task, next(self._seqs), wall - took_s, wall, born_at, None, deadline_at)
+        entry.state, entry.attempt, entry.started_at, entry.finished_at = finish.state, 1, entry.created_at, wall
+        error, code, source = legible(finish.error), legible(finish.error_code), legible(finish.source) or ""
+        if (error, code, source) != (finish.error, finish.error_code, finish.source):
+            finish = replace(finish, error=error, error_code=code, source=source)
+        entry.result = finish
+        self._tasks[task.task_id] = entry
+        self._put_by(task.task_id)
+        return True
+
+    def count_tasks(self, state: str | Sequence[str] | None = None, /) -> dict[str, int]:
+        states = OPEN if state is None else (state,) if isinstance(state, str) else state
+        counts = dict.fromkeys(states, 0)
+        with self._lock:
+            for entry in self._tasks.values():
+                if entry.state in counts:
+                    counts[entry.state] += 1
+        return counts
+
+    def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> int:
+        before = self._clock.now() - ended_s
+        dropped = 0
+        with self._lock:
+            while self._over and dropped < limit:
+                oldest = next(iter(self._over))
+                if (self._tasks[oldest].finished_at or 0.0) >= before:
+                    break
+                del self._over[oldest], self._tasks[oldest]
+                dropped += 1
+        return dropped
 
     # The store.
 

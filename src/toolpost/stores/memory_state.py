@@ -64,6 +64,10 @@ class MemoryState:
         wait_s, refused = self._buckets.take_all(buckets)
         return GRANTED if refused is None else (wait_s, refused)
 
+    def left(self, buckets: Sequence[tuple[str, float, float]], /) -> list[float]:
+        """How many tokens each bucket (key, rate a second, burst) holds now, taking none; burst for an unknown one."""
+        return self._buckets.levels(buckets)
+
     def ping(self) -> None:
         """It is always there."""
 

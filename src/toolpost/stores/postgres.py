@@ -16,7 +16,15 @@ from psycopg.conninfo import conninfo_to_dict
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError, InputValidationError, StoreUnavailableError
-from toolpost.stores import Pending, postgres_claims, postgres_documents, postgres_mail, postgres_tasks, public_url
+from toolpost.stores import (
+    Pending,
+    postgres_claims,
+    postgres_documents,
+    postgres_history,
+    postgres_mail,
+    postgres_tasks,
+    public_url,
+)
 from toolpost.stores.migrations import ensure, migrate_postgres, postgres_version
 from toolpost.stores.pending import Batcher, answer_all
 from toolpost.stores.postgres_sql import OPEN, Connection
@@ -53,6 +61,7 @@ _CONNECT = {
 KINDS: dict[str, Any] = {
     "put_outbox": postgres_mail.put_outbox,
     "submit": postgres_tasks.submit,
+    "record_tasks": postgres_history.record_tasks,
     "finish": postgres_claims.finish,
     "finish_task": postgres_tasks.finish_task,
     "release": postgres_claims.release,
@@ -73,13 +82,16 @@ KINDS: dict[str, Any] = {
     "append_audit": postgres_documents.append_audit,
     "rotate_audit": postgres_documents.rotate_audit,
     "sweep": postgres_tasks.sweep,
+    "drop_tasks": postgres_history.drop_tasks,
     "sweep_claims": postgres_claims.sweep_claims,
     "sweep_documents": postgres_documents.sweep_documents,
     "lookup": postgres_claims.lookup,
     "unsettled": postgres_claims.unsettled,
     "task": postgres_tasks.task,
-    "tasks": postgres_tasks.tasks,
+    "tasks": postgres_history.tasks,
+    "count_tasks": postgres_history.count_tasks,
     "dead": postgres_mail.dead,
+    "count_outbox": postgres_mail.count_outbox,
     "document": postgres_documents.document,
     "documents": postgres_documents.documents,
     "audit_rows": postgres_documents.audit_rows,

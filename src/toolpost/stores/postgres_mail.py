@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from toolpost.stores.postgres_sql import NOW, Connection, Pendings, columns
-from toolpost.stores.sql import COPIED, LETTERS, letter_of, outgoing_of, outgoing_values
+from toolpost.stores.sql import LETTERS, letter_of, outgoing_of, outgoing_values
+from toolpost.stores.sql_tasks import COPIED
 from toolpost.stores.standing import legible
 
 OUTBOX = "toolpost_outbox (kind, dest, key, body, headers, due_at, created_at)"
@@ -45,6 +46,12 @@ def take_outbox(connection: Connection, pendings: Pendings) -> None:
         _, limit, lease_s, kinds = pending.op
         rows = connection.execute(text, {"limit": limit, "lease_s": float(lease_s), "kinds": kinds}).fetchall()
         pending.value = [outgoing_of(row) for row in sorted(rows)]
+
+
+def count_outbox(connection: Connection, pendings: Pendings) -> None:
+    text = "select count(*) from toolpost_outbox where %(kinds)s::text[] is null or kind = any(%(kinds)s::text[])"
+    for pending in pendings:
+        [(pending.value,)] = connection.execute(text, {"kinds": pending.op[1]}).fetchall()
 
 
 def sent(connection: Connection, pendings: Pendings) -> None:

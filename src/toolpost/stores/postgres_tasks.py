@@ -11,7 +11,7 @@ from toolpost.stores.postgres_claims import dropped
 from toolpost.stores.postgres_documents import dropped_documents
 from toolpost.stores.postgres_mail import OUTBOX, OUTBOX_VALUES, message_values
 from toolpost.stores.postgres_sql import NOW, Connection, Pendings, columns
-from toolpost.stores.sql import (
+from toolpost.stores.sql_tasks import (
     IN_TURN,
     TASK_ROWS,
     TASK_TYPES,
@@ -75,7 +75,8 @@ _TAKE = f"""
     from chosen c where t.seq = c.seq returning t.priority, t.seq, {NOW}, {WORK_COLUMNS}
 """
 _CHOSEN = "t.seq, t.priority, t.task_id, t.fence, t.attempt, t.owner, t.started_at, t.state"
-_AMONG = "(%(tools)s::text[] is null or t.tool = any(%(tools)s::text[]))"
+_AMONG = "(%(tools)s::text[] is null or t.tool in (select unnest(%(tools)s::text[])))"
+"""A subquery is hashed; an array is gone through for each task, and a process may well know hundreds of tools."""
 _CLAIM_TASKS = f"""
     with abandoned as (
         select {_CHOSEN} from toolpost_tasks t where {_ABANDONED} and {_AMONG}
@@ -172,8 +173,10 @@ def renew_tasks(connection: Connection, pendings: Pendings) -> None:
 _FINISH = f"""
     with asked as (
         select * from unnest(%s::text[], %s::bigint[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::text[],
-            %s::text[], %s::text[], %s::double precision[], %s::double precision[], %s::bytea[])
-            as a (task_id, fence, state, value, blob, error_code, error, outcome, source, elapsed_ms, due_in_s, usage)
+            %s::text[], %s::text[], %s::double precision[], %s::double precision[], %s::bytea[],
+            %s::bytea[])
+            as a (task_id, fence, state, value, blob, error_code, error, outcome, source, elapsed_ms, due_in_s, usage,
+                report)
     ), held as materialized (
         select t.attempt, t.owner, t.started_at, t.src_topic, t.src_partition, t.src_offset, a.*,
             case when a.state not in ('queued', 'waiting') then a.state when t.cancel_at is not null then 'cancelled'
@@ -188,8 +191,8 @@ _FINISH = f"""
         from held h where t.task_id = h.task_id returning t.task_id
     ), results as (
         insert into toolpost_results
-            (task_id, fence, status, value, blob, error_code, error, source, elapsed_ms, finished_at)
-        select task_id, fence, place, value, blob, error_code, error, source, elapsed_ms, {NOW}
+            (task_id, fence, status, value, blob, error_code, error, source, elapsed_ms, report, finished_at)
+        select task_id, fence, place, value, blob, error_code, error, source, elapsed_ms, report, {NOW}
         from held where place in ({TERMINAL_STATES})
     ), attempts as (
         insert into toolpost_attempts
@@ -237,7 +240,7 @@ def _write_ends(connection: Connection, pendings: Pendings) -> Pendings:
         finish = pending.op[1]
         place_of(finish, False)
         first.setdefault(finish.task_id, finish)
-    text, values = _FINISH, columns([_finish_values(finish) for finish in first.values()], 12)
+    text, values = _FINISH, columns([_finish_values(finish) for finish in first.values()], 13)
     claims = [(f.task_id, *f.claim[:3], float(f.claim[3])) for f in first.values() if f.claim is not None]
     told = [message_values(finish.task_id, message) for finish in first.values() for message in finish.outbox]
     if claims:
@@ -262,14 +265,14 @@ def _finish_values(finish: Finish) -> tuple[Any, ...]:
     elapsed_ms, due_in_s = float(finish.elapsed_ms), float(finish.due_in_s)
     return (
         finish.task_id, finish.fence, finish.state, finish.value, finish.blob, code, error, outcome, source, elapsed_ms,
-        due_in_s, finish.usage,
+        due_in_s, finish.usage, finish.report,
     )  # fmt: skip
 
 
 def _answer_unwritten(connection: Connection, pendings: Pendings) -> Pendings:
     """Recognise what was written before; those that are still to be written. The others' attempts were fenced off."""
     text = """
-        select t.task_id, t.fence, t.state, r.status, r.value, r.blob
+        select t.task_id, t.fence, t.state, r.status, r.value, r.blob, r.report
         from toolpost_tasks t left join toolpost_results r on r.task_id = t.task_id where t.task_id = any(%s)
     """
     found = connection.execute(text, ([pending.op[1].task_id for pending in pendings],)).fetchall()
@@ -370,16 +373,6 @@ def task(connection: Connection, pendings: Pendings) -> None:
 def _task_rows(connection: Connection, task_ids: Sequence[str]) -> dict[str, TaskRow]:
     found = connection.execute(f"{TASK_ROWS} where t.task_id = any(%s)", (list(task_ids),)).fetchall()
     return {row[0]: task_row(row) for row in found}
-
-
-def tasks(connection: Connection, pendings: Pendings) -> None:
-    for pending in pendings:
-        _, state, tool, tenant, after, limit = pending.op
-        wanted = {"t.state = %s": state, "t.tool = %s": tool, "t.tenant = %s": tenant, "t.task_id < %s": after}
-        given = {term: value for term, value in wanted.items() if value is not None}
-        where = f"where {' and '.join(given)}" if given else ""
-        text = f"{TASK_ROWS} {where} order by t.task_id desc limit %s"
-        pending.value = [task_row(row) for row in connection.execute(text, (*given.values(), limit)).fetchall()]
 
 
 def sweep(connection: Connection, pendings: Pendings) -> None:

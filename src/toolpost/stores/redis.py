@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 SCRIPTS = {
     "take": "now take",
+    "left": "now left",
     "enter": "now enter",
     "get": "now get",
     "marks": "now marks",
@@ -105,11 +106,15 @@ class RedisState:
 
     def take(self, buckets: Sequence[tuple[str, float, float]], /) -> Answer[tuple[float, int]]:
         """Take one token from each bucket (key, rate a second, burst), or from none."""
-        if not buckets:
-            return 0.0, -1
+        return self._run("take", *self._buckets(buckets), _wait_and_index) if buckets else (0.0, -1)
+
+    def left(self, buckets: Sequence[tuple[str, float, float]], /) -> Answer[list[float]]:
+        """How many tokens each bucket (key, rate a second, burst) holds now, taking none; burst for an unknown one."""
+        return self._run("left", *self._buckets(buckets), _numbers) if buckets else []
+
+    def _buckets(self, buckets: Sequence[tuple[str, float, float]]) -> tuple[list[bytes], list[str]]:
         keys = [self._key(b"bucket:", key) for key, _, _ in buckets]
-        numbers = [repr(float(number)) for _, rate, burst in buckets for number in (rate, burst)]
-        return self._run("take", keys, numbers, _wait_and_index)
+        return keys, [repr(float(number)) for _, rate, burst in buckets for number in (rate, burst)]
 
     def enter(self, key: str, holder: str, limit: int, lease_s: float, /) -> Answer[float]:
         """Take one of limit places: 0.0 when had, else the seconds until the oldest lease ends. Again: it renews."""
@@ -350,6 +355,10 @@ def _seconds(reply: int) -> float:
 
 def _integers(reply: list[bytes]) -> list[int]:
     return [int(each) for each in reply]
+
+
+def _numbers(reply: list[bytes]) -> list[float]:
+    return [float(each) for each in reply]
 
 
 def _booleans(reply: list[int]) -> list[bool]:

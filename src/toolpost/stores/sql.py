@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
 
 from toolpost.calls.clock import Clock
 from toolpost.stores import (
-    TERMINAL,
     Claim,
     ClaimAsk,
     Finish,
@@ -21,182 +19,15 @@ from toolpost.stores import (
     Work,
 )
 from toolpost.stores.sql_documents import SqlDocuments
+from toolpost.stores.sql_tasks import Wanted, states_of
 from toolpost.stores.standing import CLAIM_COLUMNS, OPEN, checked
 
-
-def listed(states: Sequence[str]) -> str:
-    """States as SQL: 'queued', 'running'."""
-    return ", ".join(f"'{state}'" for state in states)
-
-
-OPEN_STATES = listed(OPEN)
-TERMINAL_STATES = listed(sorted(TERMINAL))
-
 CLAIM_ROWS = f"select {CLAIM_COLUMNS} from toolpost_claims"
-
-TASK_ROWS = """
-    select t.task_id, t.tool, t.tenant, t.state, t.attempt, t.max_attempts, t.fence, t.owner, t.created_at,
-        coalesce(t.updated_at, t.created_at), t.due_at, r.status, r.value, r.blob, r.error_code, r.error, r.source,
-        r.elapsed_ms, r.finished_at
-    from toolpost_tasks t left join toolpost_results r on r.task_id = t.task_id
-"""
-_TASK_FIELDS = (
-    "task_id tool tenant state attempt max_attempts fence owner created_at updated_at due_at "
-    "status value blob error_code error source elapsed_ms finished_at"
-).split()
-
-COPIED = (
-    "tool, arguments, blob, version, tenant, user_id, session_id, idempotency_key, order_key, priority, "
-    "max_attempts, reply_to, trace, extra"
-)
-"""What a redriven task takes over from the dead one."""
-
-WORK_COLUMNS = """
-    t.task_id, t.tool, t.arguments, t.blob, t.version, t.tenant, t.user_id, t.session_id, t.idempotency_key,
-    t.order_key, t.priority, t.max_attempts, t.deadline_at, t.src_topic, t.src_partition, t.src_offset, t.reply_to,
-    t.trace, t.extra, t.fence, t.attempt, t.lost, t.created_at, t.cancel_at
-"""
-
-IN_TURN = f"""
-    (t.order_key is null or not exists (
-        select 1 from toolpost_tasks o
-        where o.order_key = t.order_key and o.state in ({OPEN_STATES}) and o.seq <> t.seq
-            and (o.seq < t.seq or o.state = 'running')))
-"""
-"""Whether it is a task's turn: none of its order_key is older and not over, or running."""
 
 LETTER_FIELDS = (
     "id task_id src_topic src_partition src_offset reason error payload tries first_at last_at redriven_at redriven_as"
 ).split()
 LETTERS = f"select {', '.join(LETTER_FIELDS)} from toolpost_dead_letters"
-
-TASK_TYPES = {
-    "task_id": "text",
-    "tool": "text",
-    "arguments": "bytea",
-    "blob": "text",
-    "version": "text",
-    "tenant": "text",
-    "user_id": "text",
-    "session_id": "text",
-    "idempotency_key": "text",
-    "order_key": "text",
-    "priority": "bigint",
-    "max_attempts": "bigint",
-    "due_at": "double precision",
-    "deadline_at": "double precision",
-    "src_topic": "text",
-    "src_partition": "bigint",
-    "src_offset": "bigint",
-    "reply_to": "text",
-    "trace": "text",
-    "extra": "text",
-}
-"""The columns that a new task may fill."""
-
-_PLAIN = ("task_id", "tool", "arguments")
-
-
-def columns_of(task: Task, now: float) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """The columns that differ from their defaults, and their values.
-
-    Most tasks fill few columns, and what is not bound costs nothing: binding all of them halves the rate of inserts.
-    due_at and deadline_at are now plus what the task says; a store with its own clock passes 0 and adds that itself.
-    """
-    task_id, tool = task.task_id, task.tool
-    if "\0" in task_id or "\0" in tool:
-        checked(task_id=task_id, tool=tool)
-    if _rare(task) == _NOTHING_RARE:
-        return _PLAIN, (task_id, tool, task.arguments)
-    names = list(_PLAIN)
-    values: list[Any] = [task_id, tool, task.arguments]
-    for name in _RARE_TEXTS:
-        text = getattr(task, name)
-        if text:
-            if "\0" in text:
-                checked(**{name: text})
-            names.append(name)
-            values.append(text)
-        elif text is not None and name != "tenant":
-            names.append(name)
-            values.append(text)
-    if task.priority:
-        names.append("priority")
-        values.append(task.priority)
-    if task.max_attempts != 1:
-        names.append("max_attempts")
-        values.append(task.max_attempts)
-    if task.due_in_s > 0:
-        names.append("due_at")
-        values.append(now + task.due_in_s)
-    if task.deadline_in_s is not None:
-        names.append("deadline_at")
-        values.append(now + task.deadline_in_s)
-    if task.src is not None:
-        checked(src=task.src[0])
-        names += ("src_topic", "src_partition", "src_offset")
-        values += task.src
-    if task.extra:
-        names.append("extra")
-        values.append(orjson.dumps(dict(task.extra)).decode())
-    return tuple(names), tuple(values)
-
-
-_RARE_TEXTS = (
-    "blob",
-    "version",
-    "tenant",
-    "user_id",
-    "session_id",
-    "idempotency_key",
-    "order_key",
-    "reply_to",
-    "trace",
-)
-_RARE = (*_RARE_TEXTS, "priority", "max_attempts", "due_in_s", "deadline_in_s", "src", "extra")
-_rare = attrgetter(*_RARE)
-_NOTHING_RARE = _rare(Task(task_id="", tool=""))
-
-
-def work_of(row: Sequence[Any], now: float) -> Work:
-    """A row of WORK_COLUMNS."""
-    (task_id, tool, arguments, blob, version, tenant, user_id, session_id, idempotency_key, order_key, priority) = row[
-        :11
-    ]
-    max_attempts, deadline_at, src_topic, src_partition, src_offset, reply_to, trace, extra = row[11:19]
-    fence, attempt, lost, created_at, cancel_at = row[19:24]
-    task = Task(
-        task_id=task_id,
-        tool=tool,
-        arguments=bytes(arguments),
-        blob=blob,
-        version=version,
-        tenant=tenant,
-        user_id=user_id,
-        session_id=session_id,
-        idempotency_key=idempotency_key,
-        order_key=order_key,
-        priority=priority,
-        max_attempts=max_attempts,
-        deadline_in_s=None if deadline_at is None else deadline_at - now,
-        src=None if src_topic is None else (src_topic, src_partition, src_offset),
-        reply_to=reply_to,
-        trace=trace,
-        extra={} if extra is None else orjson.loads(extra),
-    )
-    return Work(
-        task=task,
-        fence=fence,
-        attempt=attempt,
-        lost=lost,
-        age_s=max(0.0, now - created_at),
-        cancel=cancel_at is not None,
-    )
-
-
-def task_row(row: Sequence[Any]) -> TaskRow:
-    """A row of TASK_ROWS."""
-    return TaskRow(**dict(zip(_TASK_FIELDS, row, strict=True)))
 
 
 def letter_of(row: Sequence[Any]) -> dict[str, Any]:
@@ -315,13 +146,27 @@ class SqlRecords(SqlDocuments):
     def tasks(
         self,
         *,
-        state: str | None = None,
+        state: str | Sequence[str] | None = None,
         tool: str | None = None,
         tenant: str | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Pending[list[TaskRow]]:
-        return self._batcher.submit(("tasks", state, tool, tenant, after, limit))
+        wanted = Wanted(states_of(state), tool, tenant, user_id, session_id, since, until, after, limit)
+        return self._batcher.submit(("tasks", wanted))
+
+    def record_tasks(self, ended: Sequence[tuple[Task, Finish]], /) -> Pending[list[bool]]:
+        return self._batcher.submit(("record_tasks", tuple(ended)))
+
+    def count_tasks(self, state: str | Sequence[str] | None = None, /) -> Pending[dict[str, int]]:
+        return self._batcher.submit(("count_tasks", OPEN if state is None else states_of(state)))
+
+    def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> Pending[int]:
+        return self._batcher.submit(("drop_tasks", ended_s, limit))
 
     def put_outbox(self, messages: Sequence[Outgoing], /) -> Pending[None]:
         return self._batcher.submit(("put_outbox", tuple(messages)))
@@ -330,6 +175,9 @@ class SqlRecords(SqlDocuments):
         self, limit: int, lease_s: float, kinds: Sequence[str] | None = None, /
     ) -> Pending[list[tuple[int, Outgoing, int]]]:
         return self._batcher.submit(("take_outbox", limit, lease_s, None if kinds is None else list(kinds)))
+
+    def count_outbox(self, kinds: Sequence[str] | None = None, /) -> Pending[int]:
+        return self._batcher.submit(("count_outbox", None if kinds is None else list(kinds)))
 
     def sent(self, ids: Sequence[int], /) -> Pending[None]:
         return self._batcher.submit(("sent", list(ids)))

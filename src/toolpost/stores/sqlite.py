@@ -12,7 +12,15 @@ from urllib.parse import parse_qsl, unquote
 
 from toolpost.calls.clock import SYSTEM_CLOCK, Clock
 from toolpost.calls.errors import ConfigurationError, InputValidationError, StoreUnavailableError
-from toolpost.stores import Pending, public_url, sqlite_claims, sqlite_documents, sqlite_mail, sqlite_tasks
+from toolpost.stores import (
+    Pending,
+    public_url,
+    sqlite_claims,
+    sqlite_documents,
+    sqlite_history,
+    sqlite_mail,
+    sqlite_tasks,
+)
 from toolpost.stores.migrations import ensure, migrate_sqlite, sqlite_version
 from toolpost.stores.pending import Batcher
 from toolpost.stores.sql import TIDIES, TIDY_S, SqlRecords
@@ -30,6 +38,7 @@ with all of them in one batch the two take turns, which is a fifth slower, and t
 WRITES: dict[str, Any] = {
     "put_outbox": sqlite_mail.put_outbox,
     "submit": sqlite_tasks.submit,
+    "record_tasks": sqlite_history.record_tasks,
     "finish": sqlite_claims.finish,
     "finish_task": sqlite_tasks.finish_task,
     "release": sqlite_claims.release,
@@ -50,6 +59,7 @@ WRITES: dict[str, Any] = {
     "append_audit": sqlite_documents.append_audit,
     "rotate_audit": sqlite_documents.rotate_audit,
     "sweep": sqlite_tasks.sweep,
+    "drop_tasks": sqlite_history.drop_tasks,
     "sweep_claims": sqlite_claims.sweep_claims,
     "sweep_documents": sqlite_documents.sweep_documents,
 }
@@ -60,8 +70,10 @@ READS: dict[str, Any] = {
     "lookup": sqlite_claims.lookup,
     "unsettled": sqlite_claims.unsettled,
     "task": sqlite_tasks.task,
-    "tasks": sqlite_tasks.tasks,
+    "tasks": sqlite_history.tasks,
+    "count_tasks": sqlite_history.count_tasks,
     "dead": sqlite_mail.dead,
+    "count_outbox": sqlite_mail.count_outbox,
     "document": sqlite_documents.document,
     "documents": sqlite_documents.documents,
     "audit_rows": sqlite_documents.audit_rows,

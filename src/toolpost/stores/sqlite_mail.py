@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from toolpost.stores.sql import COPIED, LETTERS, OUTGOING_COLUMNS, letter_of, outgoing_of, outgoing_values
+from toolpost.stores.sql import LETTERS, OUTGOING_COLUMNS, letter_of, outgoing_of, outgoing_values
+from toolpost.stores.sql_tasks import COPIED
 from toolpost.stores.sqlite_sql import Pendings, insert, json_of
 from toolpost.stores.standing import checked, legible
 
@@ -30,6 +31,14 @@ def take_outbox(connection: sqlite3.Connection, pendings: Pendings, now: float) 
             (now + lease_s, json_of([row[0] for row in rows])),
         )
         pending.value = [outgoing_of(row) for row in rows]
+
+
+def count_outbox(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:
+    for pending in pendings:
+        kinds = pending.op[1]
+        only = "" if kinds is None else "where kind in (select value from json_each(?))"
+        values = () if kinds is None else (json_of(kinds),)
+        [(pending.value,)] = connection.execute(f"select count(*) from toolpost_outbox {only}", values).fetchall()
 
 
 def sent(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolpost.stores import TERMINAL, Finish, Outgoing, Task, TaskRow
-from toolpost.stores.sql import (
+from toolpost.stores.sql import OUTGOING_COLUMNS, outgoing_values
+from toolpost.stores.sql_tasks import (
     IN_TURN,
     OPEN_STATES,
-    OUTGOING_COLUMNS,
+    RESULT_COLUMNS,
     TASK_ROWS,
     WORK_COLUMNS,
     columns_of,
-    outgoing_values,
+    result_values,
     task_row,
     work_of,
 )
@@ -23,10 +24,7 @@ from toolpost.stores.sqlite_documents import dropped_documents
 from toolpost.stores.sqlite_sql import Pendings, insert, json_of
 from toolpost.stores.standing import MAX_LOST, farewell, legible, place_of, repeated
 
-_AMONG = "in (select value from json_each(?))"
-_RESULT_COLUMNS = (
-    "task_id", "fence", "status", "value", "blob", "error_code", "error", "source", "elapsed_ms", "finished_at"
-)  # fmt: skip
+AMONG = "in (select value from json_each(?))"
 _ATTEMPT_COLUMNS = ("task_id", "fence", "n", "owner", "started_at", "ended_at", "outcome", "error_code", "usage")
 
 
@@ -59,7 +57,7 @@ def claim_tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) 
     _promote(connection, now)
     for pending in pendings:
         _, owner, limit, lease_s, tools = pending.op
-        only, values = ("", ()) if tools is None else (f"and t.tool {_AMONG}", (json_of(tools),))
+        only, values = ("", ()) if tools is None else (f"and t.tool {AMONG}", (json_of(tools),))
         abandoned = f"""
             select t.seq, t.priority from toolpost_tasks t
             where t.state = 'running' and t.lease_until <= ? and t.lost < {MAX_LOST - 1} {only}
@@ -91,7 +89,7 @@ def _take(connection: sqlite3.Connection, seqs: Sequence[int], owner: str, lease
         f"""
         insert into toolpost_attempts (task_id, fence, n, owner, started_at, ended_at, outcome)
         select task_id, fence, attempt, owner, started_at, ?, 'lost' from toolpost_tasks
-        where seq {_AMONG} and state = 'running'
+        where seq {AMONG} and state = 'running'
         """,
         (now, chosen),
     )
@@ -99,11 +97,11 @@ def _take(connection: sqlite3.Connection, seqs: Sequence[int], owner: str, lease
         f"""
         update toolpost_tasks set lost = lost + (state = 'running'), state = 'running', fence = fence + 1,
             attempt = attempt + 1, owner = ?, lease_until = ?, started_at = ?, updated_at = ?
-        where seq {_AMONG}
+        where seq {AMONG}
         """,
         (owner, now + lease_s, now, now, chosen),
     )
-    text = f"select t.seq, {WORK_COLUMNS} from toolpost_tasks t where t.seq {_AMONG}"
+    text = f"select t.seq, {WORK_COLUMNS} from toolpost_tasks t where t.seq {AMONG}"
     works = {row[0]: work_of(row[1:], now) for row in connection.execute(text, (chosen,))}
     return [works[seq] for seq in seqs]
 
@@ -147,8 +145,8 @@ def renew_tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) 
 def finish_task(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:
     text = f"""
         select t.task_id, t.fence, t.state, t.cancel_at is not null, t.attempt, t.owner, t.started_at,
-            r.status, r.value, r.blob
-        from toolpost_tasks t left join toolpost_results r on r.task_id = t.task_id where t.task_id {_AMONG}
+            r.status, r.value, r.blob, r.report
+        from toolpost_tasks t left join toolpost_results r on r.task_id = t.task_id where t.task_id {AMONG}
     """
     ids = json_of([pending.op[1].task_id for pending in pendings])
     rows = {row[0]: row for row in connection.execute(text, (ids,))}
@@ -177,8 +175,8 @@ def finish_task(connection: sqlite3.Connection, pendings: Pendings, now: float) 
         given_back = finish.state == "queued"
         updates.append((place, due_at, given_back, now, finish.task_id))
         if place in TERMINAL:
-            results.append(_result(finish, place, now))
-            rows[finish.task_id] = (*row[:2], place, *row[3:7], place, finish.value, finish.blob)
+            results.append((*result_values(finish.task_id, finish, place, finish.fence), now))
+            rows[finish.task_id] = (*row[:2], place, *row[3:7], place, finish.value, finish.blob, finish.report)
         else:
             rows[finish.task_id] = (*row[:2], place, *row[3:])
         if place == "dead":
@@ -193,7 +191,7 @@ def finish_task(connection: sqlite3.Connection, pendings: Pendings, now: float) 
         "updated_at = ? where task_id = ?",
         updates,
     )
-    insert(connection, "toolpost_results", _RESULT_COLUMNS, results)
+    insert(connection, "toolpost_results", RESULT_COLUMNS, results)
     insert(connection, "toolpost_attempts", _ATTEMPT_COLUMNS, attempts)
     insert(connection, "toolpost_outbox", OUTGOING_COLUMNS, messages)
     if claims:
@@ -204,14 +202,6 @@ def finish_task(connection: sqlite3.Connection, pendings: Pendings, now: float) 
     connection.executemany(
         "update toolpost_attempts set outcome = 'fenced' where task_id = ? and fence = ? and outcome = 'lost'", fenced
     )
-
-
-def _result(finish: Finish, status: str, now: float) -> tuple[Any, ...]:
-    code, error = legible(finish.error_code), legible(finish.error)
-    source = legible(finish.source)
-    return (
-        finish.task_id, finish.fence, status, finish.value, finish.blob, code, error, source, finish.elapsed_ms, now
-    )  # fmt: skip
 
 
 def _bury_task(connection: sqlite3.Connection, task_id: str, reason: str, error: str, now: float) -> None:
@@ -232,17 +222,19 @@ def _end(connection: sqlite3.Connection, task_ids: Sequence[str], state: str, co
     """End tasks whose end the store decides, and tell whoever asked for them."""
     chosen = json_of(task_ids)
     rows = connection.execute(
-        f"select task_id, fence, tool, reply_to from toolpost_tasks where task_id {_AMONG}", (chosen,)
+        f"select task_id, fence, tool, reply_to from toolpost_tasks where task_id {AMONG}", (chosen,)
     ).fetchall()
     connection.execute(
         f"""
         update toolpost_tasks set state = ?, due_at = null, owner = null, lease_until = null, updated_at = ?
-        where task_id {_AMONG}
+        where task_id {AMONG}
         """,
         (state, now, chosen),
     )
-    results = [(task_id, fence, state, None, None, code, None, "store", 0.0, now) for task_id, fence, _, _ in rows]
-    insert(connection, "toolpost_results", _RESULT_COLUMNS, results)
+    results = [
+        (task_id, fence, state, None, None, code, None, "store", 0.0, None, now) for task_id, fence, _, _ in rows
+    ]
+    insert(connection, "toolpost_results", RESULT_COLUMNS, results)
     told = [farewell(task_id, tool, state, reply_to) for task_id, _, tool, reply_to in rows]
     messages: list[Outgoing] = [message for message in told if message is not None]
     insert(connection, "toolpost_outbox", OUTGOING_COLUMNS, [outgoing_values(m, now) for m in messages])
@@ -271,20 +263,8 @@ def task(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None
 
 
 def _task_rows(connection: sqlite3.Connection, task_ids: Sequence[str]) -> dict[str, TaskRow]:
-    found = connection.execute(f"{TASK_ROWS} where t.task_id {_AMONG}", (json_of(task_ids),))
+    found = connection.execute(f"{TASK_ROWS} where t.task_id {AMONG}", (json_of(task_ids),))
     return {row[0]: task_row(row) for row in found}
-
-
-def tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:
-    for pending in pendings:
-        _, state, tool, tenant, after, limit = pending.op
-        wanted = {"t.state = ?": state, "t.tool = ?": tool, "t.tenant = ?": tenant, "t.task_id < ?": after}
-        given = {term: value for term, value in wanted.items() if value is not None}
-        where = f"where {' and '.join(given)}" if given else ""
-        rows = connection.execute(
-            f"{TASK_ROWS} {where} order by t.task_id desc limit ?", (*given.values(), limit)
-        ).fetchall()
-        pending.value = [task_row(row) for row in rows]
 
 
 def sweep(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:
@@ -307,11 +287,11 @@ def _take_off(connection: sqlite3.Connection, task_ids: Sequence[str], now: floa
     connection.execute(
         f"""
         insert into toolpost_attempts (task_id, fence, n, owner, started_at, ended_at, outcome)
-        select task_id, fence, attempt, owner, started_at, ?, 'lost' from toolpost_tasks where task_id {_AMONG}
+        select task_id, fence, attempt, owner, started_at, ?, 'lost' from toolpost_tasks where task_id {AMONG}
         """,
         (now, chosen),
     )
-    connection.execute(f"update toolpost_tasks set lost = lost + 1 where task_id {_AMONG}", (chosen,))
+    connection.execute(f"update toolpost_tasks set lost = lost + 1 where task_id {AMONG}", (chosen,))
     _end(connection, task_ids, "dead", "lost", now)
     for task_id in task_ids:
         _bury_task(connection, task_id, "lost", "", now)

@@ -17,16 +17,20 @@ OPEN = ("queued", "waiting", "running")
 """The states of a task that is not over."""
 
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    "": frozenset({"queued", "running"}),
+    "": frozenset({"queued", "running", *TERMINAL}),
     "queued": frozenset({"running", "cancelled"}),
     "waiting": frozenset({"queued", "running", "cancelled"}),
     "running": frozenset({"running", "queued", "waiting", *TERMINAL}),
     **{state: frozenset() for state in sorted(TERMINAL)},
 }
-"""State of a task -> what it may become; "" is a task that is not there. running to running is another holder."""
+"""State of a task -> what it may become; "" is a task that is not there, and a recorded one is over at once. running to
+running is another holder."""
 
 MAX_LOST = 3
 """A task whose holder vanished so often is dead: it may well be what kills them."""
+
+FAREWELL = "farewell"
+"""The kind of messages by which a store tells that it ended a task itself."""
 
 PLACES = TERMINAL | {"waiting", "queued"}
 """What finish_task() may make of a running task."""
@@ -118,21 +122,32 @@ def place_of(finish: Finish, cancelled: bool) -> TaskState:
     return finish.state
 
 
-def repeated(finish: Finish, fence: int, state: str, status: str | None, value: Any, blob: Any) -> bool:
+def repeated(finish: Finish, fence: int, state: str, status: str | None, value: Any, blob: Any, report: Any) -> bool:
     """Whether a finish that changes nothing is one that was written before (its answer was lost, perhaps)."""
     if fence != finish.fence:
         return False
     if finish.state in ("waiting", "queued") and state in ("waiting", "queued"):
         return True
     same = state == finish.state or (finish.state in ("waiting", "queued") and state == "cancelled")
-    return same and state == status and value == finish.value and blob == finish.blob
+    return same and (state, value, blob, report) == (status, finish.value, finish.blob, finish.report)
+
+
+def recorded(finish: Finish) -> None:
+    """Refuse to record a task that is not over."""
+    if finish.state not in TERMINAL:
+        raise InputValidationError(
+            f"a task is recorded once it is over, as one of {', '.join(sorted(TERMINAL))}, got {finish.state!r}"
+        )
 
 
 def farewell(task_id: str, tool: str, state: str, reply_to: str | None) -> Outgoing | None:
-    """What tells the asker of a task that the store itself ended it; None where nobody is to be told."""
+    """What tells of a task that the store itself ended; None where nobody is to be told.
+
+    Whoever sends makes of it what the asker is told. Its body is JSON: task_id, tool, and status, how it ended.
+    """
     if reply_to is None:
         return None
-    return Outgoing(state, reply_to, task_id, orjson.dumps({"task_id": task_id, "tool": tool, "status": state}))
+    return Outgoing(FAREWELL, reply_to, task_id, orjson.dumps({"task_id": task_id, "tool": tool, "status": state}))
 
 
 def checked(**texts: str | None) -> None:

@@ -55,8 +55,9 @@ class Work:
 class Finish:
     """How an attempt ended. state: a terminal one, or waiting (again in due_in_s), or queued (given back).
 
-    value is JSON bytes, or blob a digest. claim (key, fence, claim state) settles an idempotency claim in the same
-    transaction; outbox leaves with it.
+    value is JSON bytes, or blob a digest. report is bytes of the worker's own making that say more of a terminal end
+    (failure, usage, artifacts, explanation); it comes back in TaskRow. claim (key, fence, claim state, seconds to keep
+    it) settles an idempotency claim in the same transaction; outbox leaves with it.
     """
 
     task_id: str
@@ -71,13 +72,17 @@ class Finish:
     elapsed_ms: float = 0.0
     due_in_s: float = 0.0
     usage: bytes | None = None
+    report: bytes | None = None
     claim: tuple[str, int, Literal["done", "failed", "unknown"], float] | None = None
     outbox: tuple[Outgoing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRow:
-    """A task as people see it. Times are wall time of the store in seconds."""
+    """A task as people see it. Times are wall time of the store in seconds.
+
+    arguments and extra are what the task was submitted with; a list of tasks leaves arguments out (b"").
+    """
 
     task_id: str
     tool: str
@@ -98,3 +103,17 @@ class TaskRow:
     source: str | None = None
     elapsed_ms: float | None = None
     finished_at: float | None = None
+    report: bytes | None = None
+    arguments: bytes = b""
+    arguments_blob: str | None = None
+    version: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    idempotency_key: str | None = None
+    priority: int = 0
+    deadline_at: float | None = None
+    cancel_at: float | None = None
+    started_at: float | None = None
+    reply_to: str | None = None
+    trace: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)

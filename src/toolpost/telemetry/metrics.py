@@ -9,7 +9,10 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from toolpost.calls.definition import ToolDefinition
 
 T = TypeVar("T")
 
@@ -183,6 +186,10 @@ class Totals:
         if code not in self.errors and len(self.errors) >= MAX_ERROR_CODES:
             code = OTHER
         self.errors[code] = self.errors.get(code, 0) + n
+
+    def histogram(self) -> Mapping[int, int]:
+        """How many durations there were of each bucket: the upper 16 bits of their IEEE 754 doubles."""
+        return self._histogram
 
     def quantile(self, q: float) -> float | None:
         """The duration in seconds that a share q (0 to 1) of the calls did not exceed; None without a call.
@@ -375,6 +382,13 @@ class ExecutorMetrics:
                     return self._other
                 stats = self._tools[name] = ToolStats(tool, operation)
             return stats
+
+    def of(self, definition: ToolDefinition) -> ToolStats:
+        """The stats of a tool, or of the operation that it is of a class."""
+        operation = definition.operation
+        if operation is not None and definition.name.endswith(f".{operation}"):
+            return self.tool(definition.name[: -len(operation) - 1], operation)
+        return self.tool(definition.name)
 
     def tools(self) -> list[ToolStats]:
         """The stats of every tool known, "(other)" last."""

@@ -10,12 +10,15 @@
         def age(self, records, seconds):
             ...  # make everything in the store older by so much
 
-The contracts of claims, documents and the audit chain are part of it; see ClaimsContract for unit_s.
+The contracts of claims, the history of tasks, documents and the audit chain are part of it; see ClaimsContract for
+unit_s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from typing import Any
 
 from toolpost.calls.errors import InputValidationError
@@ -23,13 +26,14 @@ from toolpost.stores import Finish, Outgoing, Records, Task, TaskRow, Work
 from toolpost.testing.audit_contract import AuditContract
 from toolpost.testing.documents_contract import DocumentsContract
 from toolpost.testing.records_claims_contract import ASK, YEARS_S, RecordsClaimsContract, at_once, refusal, said, told
+from toolpost.testing.records_history_contract import FULL, RecordsHistoryContract
 
 
 def task(task_id: str, **more: Any) -> Task:
     return Task(task_id=task_id, tool=more.pop("tool", "Math.add"), **more)
 
 
-class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
+class RecordsContract(RecordsClaimsContract, RecordsHistoryContract, DocumentsContract, AuditContract):
     """What Records promise. A subclass has the fixture records, empty for each test, and age()."""
 
     # Claims and what leaves with them.
@@ -105,23 +109,7 @@ class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
         assert len(rows) == 600
 
     def test_a_worker_gets_all_that_was_submitted(self, records: Records) -> None:
-        full = task(
-            "1",
-            arguments=bytes(range(256)),
-            blob="b" * 64,
-            version="2",
-            tenant="acme",
-            user_id="u",
-            session_id="s",
-            idempotency_key="i",
-            order_key="o",
-            priority=-3,
-            max_attempts=5,
-            src=("topic", 3, 2**40),
-            reply_to="replies",
-            trace="t",
-            extra={"a": [1, None, "\0"]},
-        )
+        full = replace(FULL, arguments=bytes(range(256)), deadline_in_s=None)
         said(records.submit(full))
 
         [work] = said(records.claim_tasks("me", 10, 30.0))
@@ -221,7 +209,8 @@ class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
         assert (letter["task_id"], letter["reason"], letter["payload"]) == ("1", "lost", b"\0")
         assert letter["src"] == ("topic", 0, 7)
         [(_, message, _)] = said(records.take_outbox(9, 30.0))
-        assert (message.kind, message.dest, message.key) == ("dead", "replies", "1")
+        assert (message.kind, message.dest, message.key) == ("farewell", "replies", "1")
+        assert json.loads(message.body) == {"task_id": "1", "tool": "Math.add", "status": "dead"}
         assert said(records.finish_task(Finish(task_id="1", fence=work.fence, state="succeeded"))) is False
 
     def test_of_one_order_key_only_the_oldest_is_given_and_only_one_runs(self, records: Records) -> None:
@@ -461,7 +450,7 @@ class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
         assert said(records.cancel_task("queued")) == "cancelled"
         row = said(records.task("queued"))
         assert (row.state, row.status, row.error_code, row.attempt) == ("cancelled", "cancelled", "cancelled", 0)
-        assert [(m.kind, m.key) for _, m, _ in said(records.take_outbox(9, 30.0))] == [("cancelled", "queued")]
+        assert [(m.kind, m.key) for _, m, _ in said(records.take_outbox(9, 30.0))] == [("farewell", "queued")]
         assert said(records.task("running")).state == "running"
         assert said(records.renew_tasks("me", [("running", work.fence)], 30.0)) == ["cancel"]
         self.age(records, 1000)
@@ -543,12 +532,19 @@ class RecordsContract(RecordsClaimsContract, DocumentsContract, AuditContract):
     def test_the_outbox_can_be_emptied_by_kind_and_bit_by_bit(self, records: Records) -> None:
         said(records.put_outbox([Outgoing("ab"[n % 2], "d", f"{n}", b"") for n in range(6)]))
 
-        taken = [
-            [message.key for _, message, _ in said(records.take_outbox(limit, 30.0, kinds))]
+        first, *rest = [
+            said(records.take_outbox(limit, 30.0, kinds))
             for limit, kinds in ((2, ["b"]), (9, ["b", "c"]), (9, []), (9, None))
         ]
+        taken = [[message.key for _, message, _ in some] for some in (first, *rest)]
+
+        counts = [said(records.count_outbox(kinds)) for kinds in (["b"], ["b", "c"], [], None)]
+        said(records.put_outbox([Outgoing("b", "d", "7", b"", due_in_s=60.0)]))
+        said(records.sent([number for number, _, _ in first]))
 
         assert taken == [["1", "3"], ["5"], [], ["0", "2", "4"]]
+        assert counts == [3, 3, 0, 6], "whoever was given them meanwhile"
+        assert (said(records.count_outbox(["b"])), said(records.count_outbox())) == (2, 5)
 
     def test_senders_that_race_get_each_message_once(self, records: Records) -> None:
         said(records.put_outbox([Outgoing("a", "d", f"{n}", b"") for n in range(40)]))

@@ -68,6 +68,26 @@ class StateContract(ClaimsContract):
     def test_no_bucket_at_all_refuses_nobody(self, state: State) -> None:
         assert settled(state.take([])) == (0.0, -1)
 
+    def test_it_says_what_is_left_in_each_bucket_and_takes_nothing(self, state: State, advance: Advance) -> None:
+        used, unknown = ("used", 1 / (10 * self.unit_s), 5.0), ("unknown", 1.0, 3.0)
+        for _ in range(2):
+            settled(state.take([used]))
+
+        first, second = (settled(state.left([used, unknown])) for _ in range(2))
+        for _ in range(3):
+            settled(state.take([used]))
+        [empty] = settled(state.left([used]))
+        advance(10 * self.unit_s)
+        [later] = settled(state.left([used]))
+
+        assert 3 <= first[0] <= second[0] < 3.9
+        assert first[1] == second[1] == 3.0
+        assert 0 <= empty < 0.9
+        assert 1 <= later < 1.9
+        assert settled(state.take([used])) == (0.0, -1)
+        assert settled(state.left([("used", 1e-3, 1.0)]))[0] >= 0, "never less than none, whatever the burst is now"
+        assert settled(state.left([])) == []
+
     def test_one_who_is_refused_does_not_stop_another(self, state: State) -> None:
         granted = [settled(state.take([(user, 1e-3, 1.0)]))[1] == -1 for user in ("noisy", "noisy", "quiet")]
 

@@ -13,6 +13,7 @@ import click
 from toolpost.transports.cli_approvals import approvals
 from toolpost.transports.cli_artifacts import write_artifacts
 from toolpost.transports.cli_audit import audit
+from toolpost.transports.cli_calls import calls, dead
 from toolpost.transports.cli_doctor import doctor
 from toolpost.transports.cli_grants import grants
 from toolpost.transports.cli_keys import keys
@@ -20,6 +21,7 @@ from toolpost.transports.cli_lock import lock
 from toolpost.transports.cli_options import FORMATS, ExitCode, Group, Setup, pass_setup
 from toolpost.transports.cli_run import run
 from toolpost.transports.cli_screen import screen
+from toolpost.transports.cli_serve import mcp, serve, worker
 from toolpost.transports.cli_show import (
     complain,
     failure_sentence,
@@ -254,7 +256,8 @@ def config(setup: Setup, changed: bool) -> None:
     write_table(("setting", "value", "set by"), rows, setup.out)
 
 
-for command in (run, doctor, migrate, claims, circuits, approvals, lock, keys, grants, audit, screen):
+_COMMANDS = (run, serve, mcp, worker, calls, dead, doctor, migrate, claims, circuits, approvals, lock, keys, grants)
+for command in (*_COMMANDS, audit, screen):
     main.add_command(command)
 
 

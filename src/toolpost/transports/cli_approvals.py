@@ -32,7 +32,7 @@ def approvals() -> None:
 @pass_setup
 def list_approvals(setup: Setup, state: str, every: bool, tenant: str | None, limit: int) -> None:
     """List approvals, oldest first."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         found = _operations(executor).list(None if every else state, tenant=tenant, limit=limit)
     now = time.time()
     if setup.json:
@@ -50,7 +50,7 @@ def list_approvals(setup: Setup, state: str, every: bool, tenant: str | None, li
 @pass_setup
 def show_approval(setup: Setup, approval_id: str) -> int:
     """Show one approval: the call, why a person is asked, what changed since the last one, and its history."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         record = _operations(executor).show(approval_id)
     if record is None:
         complain(f"there is no approval {approval_id!r}", "unknown_approval", setup.json)
@@ -96,7 +96,7 @@ def _decided(setup: Setup, decide: Callable[[ApprovalOperations], ApprovalRecord
     """Decide, and say what came of it; exit with 1 where that cannot be decided, or not by this person."""
     from toolpost.calls.errors import ConfigurationError, InputValidationError, PermissionDeniedError
 
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         those = _operations(executor)
         try:
             record = decide(those)
@@ -115,7 +115,10 @@ def _decided(setup: Setup, decide: Callable[[ApprovalOperations], ApprovalRecord
 def _operations(executor: Any) -> ApprovalOperations:
     """Refuse records that only this process sees: nothing waits there."""
     if executor.records.url.startswith("memory:"):
-        raise click.UsageError("records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL")
+        raise click.UsageError(
+            "records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL, or "
+            "--data to the data directory of a gateway"
+        )
     return executor.approvals  # type: ignore[no-any-return]
 
 
@@ -129,21 +132,10 @@ def _user() -> str:
 
 
 def _told(record: ApprovalRecord) -> dict[str, Any]:
-    told: dict[str, Any] = _visible(record.to_dict(time.time()))
+    from toolpost.security.unseen import visible_in
+
+    told: dict[str, Any] = visible_in(record.to_dict(time.time()))
     return told
-
-
-def _visible(value: Any) -> Any:
-    """A JSON value whose texts hide nothing from whoever reads them."""
-    from toolpost.security.unseen import visible
-
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, dict):
-        return {visible(name): _visible(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_visible(item) for item in value]
-    return value
 
 
 def _left(record: ApprovalRecord, now: float) -> str:
@@ -156,7 +148,8 @@ def _left(record: ApprovalRecord, now: float) -> str:
 
 
 def _short(value: Any) -> str:
+    from toolpost.security.unseen import visible_in
     from toolpost.transports.cli_show import to_json
 
-    text: str = to_json(_visible(value)).decode()
+    text: str = to_json(visible_in(value)).decode()
     return text if len(text) <= 200 else f"{text[:200]}..."

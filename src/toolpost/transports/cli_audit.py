@@ -212,10 +212,11 @@ def _only(filters: dict[str, str | None]) -> Only:
 
 @contextmanager
 def _operations(setup: Setup) -> Iterator[AuditOperations]:
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         if not executor.records.durable:
             raise click.UsageError(
-                "records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL"
+                "records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL, or "
+                "--data to the data directory of a gateway"
             )
         yield executor.audit
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from toolpost.transports.cli_doctor_serving import examine_data, examine_extras
+from toolpost.transports.cli_findings import Finding, Status, numbers, writable
 from toolpost.transports.cli_options import TOOLBOX, Command, ExitCode, Setup, add_tools, pass_setup
 from toolpost.transports.cli_show import console, is_styled, printable, say, write_json
 
@@ -23,19 +25,6 @@ REQUIRED = {"click": "8.1", "jsonschema-rs": "0.60", "orjson": "3.11", "pydantic
 """What toolpost depends on, and the lowest version of each."""
 
 MIN_PYTHON = (3, 11)
-MIN_FREE_BYTES = 100_000_000
-
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check found; way_out says what to do about it, None when all is well."""
-
-    status: Status
-    check: str
-    found: str
-    way_out: str | None = None
 
 
 @click.command(cls=Command)
@@ -75,6 +64,8 @@ def _examine(setup: Setup) -> Iterator[Finding]:
     yield from _folders(config)
     yield from _directories(config)
     yield from _stores(config)
+    yield from examine_extras(config)
+    yield from examine_data(config)
     yield from _sandboxes(config)
     yield from _tools(setup, config)
     yield _attempt("event loop", _loop_works, "asyncio cannot run here; see what limits processes and sockets")
@@ -99,17 +90,11 @@ def _packages() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             yield Finding(status="fail", check=name, found="missing", way_out=f"pip install '{name}>={lowest}'")
             continue
-        if _numbers(version) >= _numbers(lowest):
+        if numbers(version) >= numbers(lowest):
             yield Finding(status="ok", check=name, found=version)
         else:
             found = f"{version}, and {lowest} or newer is needed"
             yield Finding(status="fail", check=name, found=found, way_out=f"pip install --upgrade '{name}>={lowest}'")
-
-
-def _numbers(version: str) -> list[int]:
-    import re
-
-    return [int(digits) for digits in re.findall(r"\d+", version)[:3]]
 
 
 def _configuration(setup: Setup) -> tuple[ExecutorConfig, Finding]:
@@ -143,28 +128,8 @@ def _folders(config: ExecutorConfig) -> Iterator[Finding]:
         way_out = "set TMPDIR to a directory that can be written"
         yield Finding(status="fail", check="temporary files", found=str(exc), way_out=way_out)
     else:
-        yield _writable("temporary files", temporary, "set TMPDIR to a directory that can be written")
-    yield _writable("sandbox_root", config.sandbox_root, "set sandbox_root to a directory that can be written")
-
-
-def _writable(check: str, folder: Path, way_out: str) -> Finding:
-    """Whether a directory can be written, or made, told by writing a file."""
-    import shutil
-    import tempfile
-
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    found = str(folder) if there == folder else f"{folder}, which will be made"
-    try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"toolpost")
-    except OSError as exc:
-        problem = f"{there} cannot be written ({exc.strerror})"
-        return Finding(status="fail", check=check, found=problem, way_out=way_out)
-    free = shutil.disk_usage(there).free
-    if free < MIN_FREE_BYTES:
-        problem = f"{found}: only {free // 1_000_000} MB are free"
-        return Finding(status="warn", check=check, found=problem, way_out="free some space")
-    return Finding(status="ok", check=check, found=found)
+        yield writable("temporary files", temporary, "set TMPDIR to a directory that can be written")
+    yield writable("sandbox_root", config.sandbox_root, "set sandbox_root to a directory that can be written")
 
 
 def _directories(config: ExecutorConfig) -> Iterator[Finding]:

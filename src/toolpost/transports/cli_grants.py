@@ -27,7 +27,7 @@ def grants() -> None:
 @pass_setup
 def list_grants(setup: Setup, user: str | None, tenant: str | None) -> None:
     """List grants; no token is shown."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         found = _manager(executor).grants(tenant=tenant, user_id=user)
     if setup.json:
         write_json([row._asdict() for row in found], setup.out)
@@ -43,7 +43,7 @@ def list_grants(setup: Setup, user: str | None, tenant: str | None) -> None:
 @pass_setup
 def revoke(setup: Setup, user: str, tenant: str | None, provider: str) -> int:
     """End the grant of USER: it is forgotten here, and the provider is told to end its tokens."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         ended = _manager(executor).revoke_authorization(user, provider=provider, tenant=tenant)
     if setup.json:
         told = {"found": ended.found, "at_provider": ended.at_provider, "why": ended.why}
@@ -61,7 +61,7 @@ def revoke(setup: Setup, user: str, tenant: str | None, provider: str) -> int:
 @pass_setup
 def rotate(setup: Setup) -> int:
     """Seal all grants with the newest secret_key, so that secret_key_previous can be taken away."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         done, lost = _manager(executor).rotate_secret_key()
     if setup.json:
         write_json({"sealed": done, "unreadable": lost}, setup.out)

@@ -104,10 +104,11 @@ def rotate(setup: Setup, key_id: str, tenant: str | None, overlap: float) -> int
 @contextmanager
 def _keys_of(setup: Setup) -> Iterator[ApiKeys]:
     """The keys in records_url, which has to outlive this process: a key that it forgets opens nothing."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         if executor.records.url.startswith("memory:"):
             raise click.UsageError(
-                "records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL"
+                "records_url names no store that other processes share; set TOOL_EXECUTOR_RECORDS_URL, or "
+                "--data to the data directory of a gateway"
             )
         yield executor.api_keys
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import IO, TYPE_CHECKING, Any
@@ -40,10 +41,14 @@ class ExitCode(IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Setup:
-    """What the shared options ask for. out is standard output, which a tool's own prints do not reach."""
+    """What the shared options ask for. out is standard output, which a tool's own prints do not reach.
+
+    data: whether the stores are those of a gateway's data directory, as far as no URL says otherwise.
+    """
 
     tools: list[str] = field(default_factory=list)
     file: str | None = None
+    data: bool = False
     settings: dict[str, str] = field(default_factory=dict)
     toolbox: bool = True
     json: bool = False
@@ -62,11 +67,20 @@ class Setup:
         except ConfigurationError as exc:
             raise ConfigurationError(exc.message.replace("(code)", "(--set)")) from exc
 
+    def stores_config(self) -> ExecutorConfig:
+        """The settings for commands about what gateways keep: with the stores of a data directory that is there."""
+        from toolpost.transports.serve_defaults import embedded, is_used
+
+        config = self.load_config()
+        return embedded(config) if self.data or is_used(config) else config
+
     @contextmanager
-    def executor(self, observers: Sequence[Observer] = (), **settings: Any) -> Iterator[ToolExecutor]:
+    def executor(
+        self, observers: Sequence[Observer] = (), config: ExecutorConfig | None = None, **settings: Any
+    ) -> Iterator[ToolExecutor]:
         """An executor that knows the tools asked for and no others. What tools print goes to standard error.
 
-        settings go over those that were asked for.
+        config stands in for the settings that were asked for; settings go over them.
         """
         from toolpost.engine.executor import ToolExecutor
         from toolpost.engine.registry import ToolRegistry
@@ -74,8 +88,9 @@ class Setup:
         with ExitStack() as stack:
             stack.enter_context(redirect_stdout(sys.stderr))
             if self.debug:
-                stack.enter_context(_log_to_stderr())
-            config = self.load_config()
+                stack.enter_context(log_to_stderr(logging.DEBUG))
+            if config is None:
+                config = self.stores_config() if self.data else self.load_config()
             if settings:
                 config = config.model_copy(update=settings)
             self.import_from_here()
@@ -85,6 +100,23 @@ class Setup:
             if self.toolbox:
                 add_tools(executor, TOOLBOX)
             yield executor
+
+    def operating(self) -> AbstractContextManager[ToolExecutor]:
+        """executor for commands about what gateways keep."""
+        return self.executor(config=self.stores_config())
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Have what operators should know of a gateway or worker written on standard error, with its time.
+
+        Calls that were refused or failed as their tools foresee stand in the access log, and not here.
+        """
+        with ExitStack() as stack:
+            if not self.debug:
+                form = "%(asctime)s %(levelname)s %(message)s"
+                stack.enter_context(log_to_stderr(logging.WARNING, form, lambda record: not _is_foreseen(record)))
+                stack.enter_context(level_of("toolpost.serve", logging.INFO))
+            yield
 
     def import_from_here(self) -> None:
         """Let modules of the working directory be imported, as `python -m` does."""
@@ -122,18 +154,36 @@ def add_tools(executor: ToolExecutor, reference: str) -> list[ToolDefinition]:
 
 
 @contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    import logging
+def log_to_stderr(
+    level: int, form: str = "%(message)s", wanted: Callable[[logging.LogRecord], bool] = bool
+) -> Iterator[None]:
+    """Have what toolpost logs, from a level on and if it is wanted, written on standard error."""
+    one, handler = logging.getLogger("toolpost"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(form))
+    handler.addFilter(wanted)
+    one.addHandler(handler)
+    try:
+        with level_of("toolpost", level):
+            yield
+    finally:
+        one.removeHandler(handler)
 
-    logger, handler = logging.getLogger("toolpost"), logging.StreamHandler()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+
+def _is_foreseen(record: logging.LogRecord) -> bool:
+    """Whether a record tells how one call ended, without a traceback."""
+    return getattr(record, "status", None) is not None and not record.exc_info
+
+
+@contextmanager
+def level_of(logger: str, level: int) -> Iterator[None]:
+    """Have a logger take what is of a level or more."""
+    one = logging.getLogger(logger)
+    before = one.level
+    one.setLevel(level)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        one.setLevel(before)
 
 
 def _setup(ctx: click.Context) -> Setup:
@@ -147,6 +197,12 @@ def _take_tools(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
 def _take_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
         _setup(ctx).file = value
+
+
+def _take_data(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        _setup(ctx).data = True
+        _setup(ctx).settings["data_directory"] = value
 
 
 def _take_settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
@@ -190,6 +246,12 @@ SHARED: tuple[click.Option, ...] = (
         multiple=True,
         callback=_take_settings,
         help="Set a setting, over file and environment; repeatable.",
+    ),
+    _option(
+        "--data",
+        metavar="FOLDER",
+        callback=_take_data,
+        help="The data directory of a gateway: its records, blobs and key, where no setting names others.",
     ),
     _option("--no-toolbox", is_flag=True, callback=_take_flag, help="Leave the standard tools out."),
     _option("--json", is_flag=True, callback=_take_flag, help="Answer in JSON on standard output."),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 @click.option("--user", help="The user for whom all calls are made, whatever they say themselves.")
 @click.option("--scope", "scopes", multiple=True, help="A permission the caller has; repeatable.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even when some calls are not ok.")
+@click.option("--server", metavar="URL", help="Send the calls to the gateway there (key in TOOLPOST_API_KEY).")
+@click.option("--serve", is_flag=True, help="Start a gateway for the run, and send the calls to it.")
 @pass_setup
 def run(
     setup: Setup,
@@ -47,6 +50,8 @@ def run(
     deadline: float | None,
     scopes: tuple[str, ...],
     exit_zero: bool,
+    server: str | None,
+    serve: bool,
     **options: Any,
 ) -> int:
     """Run a file of tool calls, or - for standard input.
@@ -64,11 +69,13 @@ def run(
     to_file = output not in (None, "-")
     if restart and not to_file:
         raise click.UsageError("--restart is about the file of results; name it with -o")
+    if (server is not None or serve) and scopes:
+        raise click.UsageError("--scope is for runs without a gateway, which knows its callers' scopes itself")
     if output is not None and calls != "-" and os.path.exists(output) and os.path.samefile(output, calls):
         raise click.UsageError(f"-o {output} is the file of calls itself; name another")
     with (
         closing(open_input(calls, wanted.format or "")) as source,
-        setup.executor() as executor,
+        _runner(setup, server, serve) as executor,
         closing(open_results(output, setup.out, restart=restart)) as results,
     ):
         earlier = results.summary.total.calls
@@ -95,6 +102,32 @@ def run(
         say(f"{one.calls:,} calls run in {one.elapsed_s:.3g} s ({rate:,.0f}/s)", stream)
     good = exit_zero or summary.total.ok == summary.total.calls
     return _ended(one, calls, output if to_file else None, good)
+
+
+@contextmanager
+def _runner(setup: Setup, server: str | None, serve: bool) -> Iterator[Any]:
+    """What runs the calls: an executor in this process, a gateway elsewhere, or one that is started for them."""
+    if server is None and not serve:
+        with setup.executor() as executor:
+            yield executor
+        return
+    if server is not None and serve:
+        raise click.UsageError("--server names a gateway, and --serve starts one; give one of them")
+    try:
+        from toolpost.transports.cli_remote import Gateway, started
+    except ModuleNotFoundError as missing:
+        from toolpost.calls.errors import ConfigurationError
+
+        raise ConfigurationError(
+            f"calls over HTTP need the package {missing.name}; install toolpost[serve]"
+        ) from missing
+    concurrency = setup.load_config().io_concurrency
+    if server is not None:
+        yield Gateway(server, concurrency)
+        return
+    with started(setup) as url:
+        say(f"the gateway answers at {url}")
+        yield Gateway(url, concurrency)
 
 
 def _write_summary(summary: Summary, stream: IO[str]) -> None:

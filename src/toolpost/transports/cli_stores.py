@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pass_setup
 def migrate(setup: Setup) -> None:
     """Bring the tables of records_url up to this version; safe to run at any time, by any number at once."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         records = executor.records
         applied = records.migrate()
         if setup.json:
@@ -51,7 +51,7 @@ _where = click.option(
 @pass_setup
 def list_claims(setup: Setup, where: str, limit: int) -> None:
     """List claims whose end nobody knows, oldest first."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         found = _operations(executor, where).unsettled(limit)
     if setup.json:
         write_json([_claim(claim) for claim in found], setup.out)
@@ -66,7 +66,7 @@ def list_claims(setup: Setup, where: str, limit: int) -> None:
 @pass_setup
 def show_claim(setup: Setup, where: str, key: str) -> int:
     """Show how one claim stands."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         claim = _operations(executor, where).show(key)
     if claim is None:
         say(f"there is no claim {key!r}")
@@ -81,7 +81,7 @@ def show_claim(setup: Setup, where: str, key: str) -> int:
 @pass_setup
 def forget(setup: Setup, where: str, key: str) -> int:
     """Let a key be used anew: the next call with it runs the body."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         done = _operations(executor, where).forget(key)
     return _said(done, f"{key} may be used anew", f"{key} is held by a running call, or is not there", setup)
 
@@ -96,7 +96,7 @@ def settle(setup: Setup, where: str, key: str, result: str) -> int:
     from toolpost.transports.wire import parse_json
 
     value = parse_json(result)
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         done = _operations(executor, where).settle(key, value)
     return _said(done, f"{key} is settled", f"{key} is no claim of unknown end; `toolpost claims show` tells", setup)
 
@@ -111,7 +111,7 @@ def circuits() -> None:
 @pass_setup
 def show_circuit(setup: Setup, key: str) -> None:
     """Show how a shared circuit stands."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         _write_circuit(setup, key, _circuits(executor).show(key, shared=True))
 
 
@@ -141,7 +141,7 @@ def reset_circuit(setup: Setup, key: str) -> None:
 
 def _hold(setup: Setup, key: str, state: Literal["open", "closed"] | None) -> None:
     """Force a shared circuit, or (None) let it go, and show how it stands then."""
-    with setup.executor() as executor:
+    with setup.operating() as executor:
         circuits = _circuits(executor)
         if state is None:
             circuits.reset(key, shared=True)
@@ -164,8 +164,9 @@ def check_shared(executor: Any, where: str) -> None:
     """Refuse a store that only this process sees: nothing is there to look at, and nobody would see a change."""
     store = executor.records if where == "records" else executor.state
     if store.url.startswith("memory:"):
+        also = ", or --data to the data directory of a gateway" if where == "records" else ""
         raise click.UsageError(
-            f"{where}_url names no store that other processes share; set TOOL_EXECUTOR_{where.upper()}_URL"
+            f"{where}_url names no store that other processes share; set TOOL_EXECUTOR_{where.upper()}_URL{also}"
         )
 
 

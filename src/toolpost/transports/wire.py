@@ -22,6 +22,13 @@ from toolpost.transports.wire_calls import (
     named,
     unknown,
 )
+from toolpost.transports.wire_content import (
+    anthropic_content,
+    content_blocks,
+    mcp_content,
+    openai_output,
+    plain_text,
+)
 from toolpost.transports.wire_json import parse_json
 from toolpost.transports.wire_tools import (
     FORMATS,
@@ -124,17 +131,20 @@ def detect_format(payload: Any) -> Format:
 def encode_result(result: ToolResult, format: Format) -> dict[str, Any]:
     """One result in a provider's form: what answers one call.
 
-    Text stays text, other values become JSON text. A failure carries code, message and the list of
+    Text stays text, other values become JSON text, and Content its blocks: pictures as such where the provider takes
+    them, else a word about each. A failure carries code, message and the list of
     problems, so that the model can mend its call.
     """
-    id = result.call_id
+    id, blocks = result.call_id, content_blocks(result)
     match check_format(format):
         case "openai":
-            return {"type": "function_call_output", "call_id": id, "output": _text(result)}
+            output = _text(result) if blocks is None else openai_output(blocks)
+            return {"type": "function_call_output", "call_id": id, "output": output}
         case "openai-chat":
             return {"role": "tool", "tool_call_id": id, "content": _text(result)}
         case "anthropic":
-            block = {"type": "tool_result", "tool_use_id": id, "content": _text(result)}
+            content = _text(result) if blocks is None else anthropic_content(blocks)
+            block = {"type": "tool_result", "tool_use_id": id, "content": content}
             return block if result.success else {**block, "is_error": True}
         case "gemini":
             answer = {"name": encode_name(result.tool_name, "gemini"), "response": _gemini_response(result)}
@@ -172,6 +182,9 @@ def _error(result: ToolResult) -> dict[str, Any]:
 
 
 def _text(result: ToolResult) -> str:
+    blocks = content_blocks(result)
+    if blocks is not None:
+        return plain_text(blocks)
     value = content_of(result) if result.success else {"error": _error(result)}
     return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -181,6 +194,8 @@ def _gemini_response(result: ToolResult) -> dict[str, Any]:
         return {"error": _error(result)}
     # Gemini reads a "$ref" in a response as a reference of its own and refuses it: such a value goes as text.
     text = _text(result)
+    if content_blocks(result) is not None:
+        return {"output": text}
     return {"output": text if '"$ref"' in text else content_of(result)}
 
 
@@ -189,7 +204,10 @@ def _mcp_result(result: ToolResult) -> dict[str, Any]:
         "content": [{"type": "text", "text": _text(result)}],
         "isError": not result.success,
     }
-    if result.success and isinstance(result.data, Mapping):  # up to 2025-11-25 only an object may stand here
+    blocks = content_blocks(result)
+    if blocks is not None:
+        out = mcp_content(result, blocks)
+    elif result.success and isinstance(result.data, Mapping):  # up to 2025-11-25 only an object may stand here
         out["structuredContent"] = dict(result.data)
     meta: dict[str, Any] = {CALL_ID: result.call_id}
     if result.artifacts:

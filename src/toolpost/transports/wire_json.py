@@ -11,9 +11,13 @@ from toolpost.calls.errors import InputValidationError
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 200
+MAX_SCANNED = 256 * 1024
+"""Of a text that is refused so much is searched for the place, as that is slow; of a larger one it is not said."""
 
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _NESTING = re.compile(_STRING + r"|[\[\]{}]", re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^\[\]{}]+")
 _TOKEN = re.compile(_STRING + r'|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
@@ -44,9 +48,18 @@ def parse_json(text: str | bytes | bytearray, *, max_bytes: int = MAX_BYTES, max
         raise
     except RecursionError:
         _refuse(source, 0, "json_depth", "nested too deeply", expected=f"at most {max_depth} levels", got="more")
-    if _SURROGATE.search(source):
+    if _SURROGATE.search(source) and not _is_whole(value):
         _scan(source)
     return value
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether texts have no half of a surrogate pair, which UTF-8 cannot say."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unicode(text: str | bytes | bytearray, max_bytes: int) -> str:
@@ -72,17 +85,34 @@ def _unicode(text: str | bytes | bytearray, max_bytes: int) -> str:
 
 
 def _check_depth(source: str, max_depth: int) -> None:
+    if not _is_deeper(source, max_depth):
+        return
+    expected = f"at most {max_depth} levels"
+    what = f"nested too deeply: {expected} are read"
     depth = 0
-    for token in _NESTING.finditer(source):
+    for token in _NESTING.finditer(source[:MAX_SCANNED]):
         character = source[token.start()]
         if character in "[{":
             depth += 1
             if depth > max_depth:
-                expected = f"at most {max_depth} levels"
-                what = f"nested too deeply: {expected} are read"
                 _refuse(source, token.start(), "json_depth", what, expected=expected, got="more")
         elif character != '"':
             depth -= 1
+    _refuse("", 0, "json_depth", what, expected=expected, got="more")
+
+
+def _is_deeper(source: str, levels: int) -> bool:
+    """Whether a text has more levels, with as little of Python as that can be found out with."""
+    brackets = _NO_BRACKETS.sub("", _STRINGS.sub("", source))
+    depth = 0
+    for one in brackets:
+        if one in "[{":
+            depth += 1
+            if depth > levels:
+                return True
+        else:
+            depth -= 1
+    return False
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -123,8 +153,11 @@ class _Open:
 
 def _scan(source: str) -> None:
     """Raise what is refused in a text that is JSON by its grammar, with its place; return when there is
-    nothing.
+    nothing. Of a text of more than MAX_SCANNED characters only that it is refused.
     """
+    if len(source) > MAX_SCANNED:
+        expected = "each key once, numbers of 64 bits, whole characters"
+        _refuse("", 0, "json_refused", f"this JSON is refused: it must have {expected}", expected=expected, got="else")
     opened: list[_Open] = []
     for token in _TOKEN.finditer(source):
         piece, at, top = token.group(), token.start(), opened[-1] if opened else None

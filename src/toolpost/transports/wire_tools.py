@@ -200,7 +200,8 @@ def _examples(definition: ToolDefinition) -> list[dict[str, Any]]:
     return [_copy(one) for one in definition.examples if isinstance(one, Mapping) and required <= set(one) <= names]
 
 
-def _hints(hints: Hints) -> dict[str, Any]:
+def shown_hints(hints: Hints) -> dict[str, Any]:
+    """Hints as MCP names them, those that are said."""
     said = {
         "title": hints.title,
         "readOnlyHint": hints.read_only,
@@ -215,7 +216,7 @@ def _mcp_form(definition: ToolDefinition, named: dict[str, str]) -> dict[str, An
     tool: dict[str, Any] = {**named, "inputSchema": {**_copy(definition.parameters), "type": "object"}}
     if definition.returns is not None and definition.returns.get("type") == "object":
         tool["outputSchema"] = _copy(definition.returns)
-    if annotations := _hints(definition.hints):
+    if annotations := shown_hints(definition.hints):
         tool["annotations"] = annotations
     return tool
 
@@ -225,7 +226,7 @@ def _own_form(definition: ToolDefinition) -> dict[str, Any]:
     tool.update(description=definition.description, parameters=_copy(definition.parameters))
     more = {
         "returns": definition.returns,
-        "hints": _hints(definition.hints),
+        "hints": shown_hints(definition.hints),
         "tags": definition.tags,
         "examples": definition.examples,
         "permissions": definition.permissions,
