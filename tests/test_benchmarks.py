@@ -288,3 +288,20 @@ def test_sandbox_measures_its_back_ends_beside_bare_processes_and_looks_for_leak
     assert set(found["leaks"]["before"]) == set(found["leaks"]["after"])
     over = any(row["within"] is False for row in rows.values())
     assert done.returncode == int(over or not found["leaks"]["within"])
+
+
+def test_doors_measures_each_door_and_loses_no_request(tmp_path: Path) -> None:
+    path = tmp_path / "doors.json"
+
+    done = run("doors.py", "--rounds", "1", "--seconds", "0.3", "--streams", "20", "--json", str(path))
+
+    found = json.loads(path.read_text())
+    assert {"bare route", "HTTP call", "MCP SDK", "MCP call", "HTTP call at load", "MCP call at load"} <= set(found)
+    assert set(found["HTTP call"]["ratios"]) == {"bare route"}
+    assert "MCP SDK" in found["MCP call"]["ratios"]
+    assert found["overload"]["lost"] == 0
+    assert set(found["overload"]["statuses"]) <= {"200", "429", "503"}
+    assert found["streams"]["streams"] == 20
+    missed = [line for line in done.stderr.splitlines() if line.startswith("MISSED")]
+    assert (done.returncode == 1) == bool(missed), done.stderr
+    assert not [line for line in missed if "were lost" in line or "overload" in line]
