@@ -29,10 +29,12 @@ MAX_BYTES = 64 << 20
 """How many bytes they may hold, about; for more the oldest make way."""
 SMALL, SAMPLE = 64, 20
 BATCH = 200
+MOST = 1_000
+"""How many calls are written at a time, and how many where more wait: a row of many costs the store less."""
 BREATH = 16
 """After how many rows others have their turn."""
-SHARE = 0.1
-"""How much of the loop's time goes into records at most, while more calls wait than a batch takes."""
+SHARE = 0.15
+"""How much of the time goes into records at most, the store's included, while more calls wait than a batch takes."""
 MAX_TOOLS = 1_000
 PAUSE_S = 0.1
 """How long calls are gathered, and how long others have the processor between two batches at least."""
@@ -49,8 +51,8 @@ class Ended:
     ) -> None:
         self.running, self.artifacts, self.finished_at = running, artifacts, finished_at
         self.result = without_files(result)
-        self.weight = about(result.data) + about(running.call.arguments)
-        """About how many bytes it holds."""
+        self.weight = 0
+        """About how many bytes it holds, once it waits."""
 
 
 class Recorder:
@@ -76,6 +78,7 @@ class Recorder:
         if len(waiting) >= MAX_WAITING:
             self._lose(1, "more calls end than can be written down")
             return
+        ended.weight = about(ended.result.data) + about(ended.running.call.arguments)
         waiting[ended.running.call.id] = ended
         self._weight += ended.weight
         while self._weight > MAX_BYTES and len(waiting) > 1:
@@ -131,7 +134,8 @@ class Recorder:
         try:
             while self._waiting or self._writing:
                 await asyncio.sleep(min(pause_s, self._longest_s))
-                while len(self._writing) < BATCH and self._waiting:
+                most = BATCH if len(self._waiting) < 2 * BATCH else MOST
+                while len(self._writing) < most and self._waiting:
                     call_id, ended = self._waiting.popitem(last=False)
                     self._writing[call_id] = ended
                     self._weight -= ended.weight
@@ -151,7 +155,7 @@ class Recorder:
             self._task = None
 
     async def _put(self, batch: list[Ended]) -> float:
-        """Write calls; for how many seconds that kept the loop busy."""
+        """Write calls; for how many seconds that kept the loop or the store busy."""
         rows: list[tuple[Task, Finish]] = []
         busy_s, stopwatch = 0.0, self._executor.clock.stopwatch
         for at in range(0, len(batch), BREATH):
@@ -167,15 +171,13 @@ class Recorder:
             busy_s += stopwatch() - began
             await asyncio.sleep(0)
         began = stopwatch()
-        answer = self._executor.records.record_tasks(rows)
-        busy_s += stopwatch() - began
         try:
-            await had(answer)
+            await had(self._executor.records.record_tasks(rows))
         except StoreUnavailableError:
             raise
         except ToolExecutionError:
             await self._put_singly(rows)
-        return busy_s
+        return busy_s + stopwatch() - began
 
     async def _put_singly(self, rows: list[tuple[Task, Finish]]) -> None:
         """Write calls one by one, after one that cannot be kept kept all of them from being written."""
