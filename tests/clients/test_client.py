@@ -133,10 +133,10 @@ def test_a_rate_limit_is_told_with_its_pause(client: Client) -> None:
 
 
 def test_a_key_makes_a_call_run_once(client: Client) -> None:
-    first = client.execute("Count.Once", {"name": "keyed"}, idempotency_key="k 1", user_id="u")
-    again = client.execute("Count.Once", {"name": "keyed"}, idempotency_key="k 1", user_id="u")
+    first = client.execute("Count.Once", {"name": "keyed by a client"}, idempotency_key="k 1", user_id="u")
+    again = client.execute("Count.Once", {"name": "keyed by a client"}, idempotency_key="k 1", user_id="u")
 
-    assert (first.source, again.source, RAN["keyed"]) == ("run", "replay", 1)
+    assert (first.source, again.source, RAN["keyed by a client"]) == ("run", "replay", 1)
     with pytest.raises(IdempotencyMismatchError):
         client.call("Count.Once", {"name": "other"}, idempotency_key="k 1", user_id="u")
 
