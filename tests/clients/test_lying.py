@@ -428,3 +428,10 @@ async def test_a_stream_that_nobody_reads_on_gives_its_connection_back() -> None
 )
 def test_odd_messages_of_providers_hold_no_calls(response: dict[str, Any]) -> None:
     assert not openai.has_calls(response)
+
+
+@pytest.mark.parametrize(("error_type", "rejected"), [("ToolError", False), ("NotFoundError", True)])
+def test_a_code_of_a_tools_own_is_not_taken_for_one_of_ours(error_type: str, rejected: bool) -> None:
+    told = {"code": "not_found", "error_type": error_type, "status": 404, "detail": "no such order"}
+
+    assert failure_in(Answer(status=404, headers={}, body=b""), told).rejected is rejected

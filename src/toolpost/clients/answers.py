@@ -302,11 +302,12 @@ def error_of(failure: Failure, tool: str | None = None) -> ToolExecutionError:
 def _kind(error_type: Any, code: Any, status: int) -> type[ToolExecutionError]:
     known = _kinds()
     error_type, code = (one if isinstance(one, str) else None for one in (error_type, code))
-    found = known.get((error_type, code)) or known.get((None, code))
+    found = known.get((error_type, code))
+    if found is None and error_type == ToolError.error_type:
+        return ToolError  # whose code is its author's own, and may be one of ours
+    found = found or known.get((None, code))
     if found is not None:
         return found
-    if error_type == ToolError.error_type:
-        return ToolError
     by_status: dict[int, type[ToolExecutionError]] = {
         400: InputValidationError,
         401: UnauthorizedError,
