@@ -420,6 +420,45 @@ async def test_what_cannot_be_written_down_is_counted_said_once_and_holds_no_cal
         await calls.close()
 
 
+async def test_where_many_wait_they_are_written_many_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "BATCH", 2)
+    monkeypatch.setattr(recording, "MOST", 7)
+    with executor_for(*shop.tools(), log_level="ERROR") as executor:
+        real, sizes = executor.records.record_tasks, list[int]()
+
+        def record_tasks(rows: Any) -> Any:
+            sizes.append(len(rows))
+            return real(rows)
+
+        monkeypatch.setattr(executor.records, "record_tasks", record_tasks)
+        calls = Calls(executor)
+        for n in range(10):
+            await calls.run(call("Shop.Look", {"what": str(n)}))
+        await calls.recorder.flush()
+        await calls.close()
+
+    assert sizes == [7, 2, 1]
+
+
+async def test_the_stores_time_counts_in_what_records_may_take(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with executor_for(*shop.tools(), log_level="ERROR") as executor:
+        real, shows = executor.records.record_tasks, [1_000_000_000.0]
+
+        def record_tasks(rows: Any) -> Any:
+            shows[0] += 7.0
+            return real(rows)
+
+        calls = Calls(executor)
+        await calls.run(call("Shop.Look", {"what": "tea"}))
+        waiting = calls.recorder.all()
+        monkeypatch.setattr(type(executor.clock), "stopwatch", lambda self: shows[0])
+        monkeypatch.setattr(executor.records, "record_tasks", record_tasks)
+
+        assert await calls.recorder._put(waiting) == pytest.approx(7.0)
+        monkeypatch.undo()
+        await calls.close()
+
+
 async def test_results_that_wait_to_be_written_hold_a_bounded_number_of_bytes(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,17 @@ _INSTANT: Final[dict[str, Any]] = {
 }
 _STATE: Final[dict[str, Any]] = {"type": "string", "enum": list(STATES)}
 
+_ENDS: Final = {
+    "tags": ["calls"],
+    "parameters": [_ID],
+    "responses": {
+        "200": answer("It has ended", ref("CallReport")),
+        "202": answer("It is about to end", ref("CallReport")),
+        **problems(400, 404, 503),
+    },
+}
+"""What both ways to end a call have."""
+
 ROUTES: Final = [
     Route(
         method="POST",
@@ -243,13 +254,7 @@ ROUTES: Final = [
         about={
             "operationId": "cancelCall",
             "summary": "Have a call end",
-            "tags": ["calls"],
-            "parameters": [_ID],
-            "responses": {
-                "200": answer("It has ended", ref("CallReport")),
-                "202": answer("It is about to end", ref("CallReport")),
-                **problems(400, 404, 503),
-            },
+            **_ENDS,
         },
     ),
     Route(
@@ -259,13 +264,7 @@ ROUTES: Final = [
         about={
             "operationId": "endCall",
             "summary": "Have a call end, as cancel does",
-            "tags": ["calls"],
-            "parameters": [_ID],
-            "responses": {
-                "200": answer("It has ended", ref("CallReport")),
-                "202": answer("It is about to end", ref("CallReport")),
-                **problems(400, 404, 503),
-            },
+            **_ENDS,
         },
     ),
 ]
