@@ -1,6 +1,7 @@
 """The servers that benchmarks/doors.py loads, each in a process of its own: python door_servers.py NAME PORT.
 
-All run under the same Uvicorn (uvloop, httptools) and give the sum of a and b.
+All run under the same Uvicorn (uvloop, httptools), toolpost's as `toolpost serve` sets it up, the others as lean as it
+goes, and give the sum of a and b.
 """
 
 from __future__ import annotations
@@ -144,16 +145,16 @@ def main(name: str, port: int) -> None:
     """Serve until the process is told to end."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     logging.disable(logging.INFO)
-    uvicorn.run(
-        SERVERS[name](port),
-        host="127.0.0.1",
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        lifespan="auto",
-    )
+    app = SERVERS[name](port)
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": port, "loop": "uvloop", "lifespan": "auto"}
+    if name.startswith("toolpost"):
+        from toolpost.transports.serve_uvicorn import uvicorn_config
+
+        config = uvicorn_config(app, **options)
+    else:
+        usual = {"http": "httptools", "log_config": None, "access_log": False, "proxy_headers": False}
+        config = uvicorn.Config(app, **options, **usual, server_header=False)
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from measure import machine
 HERE = Path(__file__).resolve().parent
 CONNECTIONS = 32
 TAIL = 5.0
-"""p99 may be so many times p50 at SHARE of the highest throughput."""
+"""p99 may be so many times p50 at SHARE of the highest throughput; or as many as the bare route's is at SHARE of its
+own, where that is more: the stalls of a machine's scheduler (3 to 9 ms here) are longer than what any server does."""
 SHARE = 0.8
 STREAMS = 2000
 STREAM_KB = 40.0
@@ -84,10 +85,11 @@ def mcp_call(tool: str) -> bytes:
     return request("POST", "/mcp", body, headers)
 
 
+BARE = "bare route"
 CONTENDERS = (
-    Contender("bare route", "starlette", [call("Bench.add")], {}),
-    Contender("HTTP call", "toolpost", [call("Bench.add")], {"bare route": 0.5}),
-    Contender("HTTP call, accepted ones kept", "toolpost-lean", [call("Bench.add")], {"bare route": 0.5}),
+    Contender(BARE, "starlette", [call("Bench.add")], {}),
+    Contender("HTTP call", "toolpost", [call("Bench.add")], {BARE: 0.5}),
+    Contender("HTTP call, accepted ones kept", "toolpost-lean", [call("Bench.add")], {BARE: 0.5}),
     Contender("MCP SDK", "sdk", [mcp_call("add")], {}),
     Contender("FastMCP", "fastmcp", [mcp_call("add")], {}, needs="fastmcp"),
     Contender("MCP call", "toolpost", [mcp_call("Bench.add")], {"MCP SDK": 3.0, "FastMCP": 5.0}),
@@ -146,6 +148,20 @@ def throughput(
     for name in rounds(list(named), count, shuffle):
         one = named[name]
         found[name].append(closed(ports[one.server], one.requests, connections=CONNECTIONS, seconds=seconds))
+    return found
+
+
+def at_share(
+    contenders: Sequence[Contender], ports: dict[str, int], middle: dict[str, float], count: int, seconds: float
+) -> dict[str, list[Loaded]]:
+    """The bare route and toolpost's doors, each at SHARE of what it can do, count times, in shuffled rounds."""
+    named = {one.name: one for one in contenders if one.name == BARE or one.server.startswith("toolpost")}
+    found: dict[str, list[Loaded]] = {name: [] for name in named}
+    for name in rounds(list(named), count, random.Random(1).shuffle):
+        one = named[name]
+        time.sleep(0.5)  # what the load before has left to be written is written by then
+        load = paced(ports[one.server], one.requests, connections=64, seconds=seconds, per_s=SHARE * middle[name])
+        found[name].append(load)
     return found
 
 
@@ -226,16 +242,16 @@ def main() -> int:
 
         found = throughput(contenders, ports, options.rounds, options.seconds)
         middle = {name: statistics.median(one.per_s for one in runs) for name, runs in found.items()}
-        print(f"{'':32}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}   ratios")
+        print(f"{'':40}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}   ratios")
         for one in CONTENDERS:
             if one not in contenders:
-                print(f"{one.name:32}   not installed ({one.needs})")
+                print(f"{one.name:40}   not installed ({one.needs})")
                 continue
             runs = found[one.name]
             p50, p99 = (statistics.median(run.quantile(q) * 1e3 for run in runs) for q in (0.5, 0.99))
             ratios = {other: middle[one.name] / middle[other] for other in one.bars if other in middle}
             texts = [f"{ratio:.2f} x {other} (bar {one.bars[other]:g})" for other, ratio in ratios.items()]
-            print(f"{one.name:32}{middle[one.name]:10.0f}{p50:9.2f}{p99:9.2f}   {', '.join(texts)}")
+            print(f"{one.name:40}{middle[one.name]:10.0f}{p50:9.2f}{p99:9.2f}   {', '.join(texts)}")
             below = [other for other, ratio in ratios.items() if ratio < one.bars[other]]
             missed += [f"{one.name}: {ratios[other]:.2f} x {other}, bar {one.bars[other]}" for other in below]
             bad = sum(number for run in runs for status, number in run.statuses.items() if status != 200)
@@ -243,19 +259,20 @@ def main() -> int:
                 missed.append(f"{one.name}: {bad} answers were not 200, {sum(run.lost for run in runs)} were lost")
             figures[one.name] = {"per_s": middle[one.name], "p50_ms": p50, "p99_ms": p99, "ratios": ratios}
 
-        for name in ("HTTP call", "MCP call"):
-            one = next(each for each in CONTENDERS if each.name == name)
-            rate = SHARE * middle[name]
-            runs = [
-                paced(ports[one.server], one.requests, connections=64, seconds=options.seconds, per_s=rate)
-                for _ in range(options.rounds)
-            ]
+        floor = TAIL
+        at_load = at_share(contenders, ports, middle, options.rounds, options.seconds)
+        for name, runs in at_load.items():
             p50, p99 = (statistics.median(run.quantile(q) * 1e3 for run in runs) for q in (0.5, 0.99))
-            title, tail = f"{name} at {SHARE:.0%} load", p99 / p50
-            print(f"{title:32}{rate:10.0f}{p50:9.2f}{p99:9.2f}   {tail:.1f} x p50 (bar {TAIL:g})")
-            figures[f"{name} at load"] = {"per_s": rate, "p50_ms": p50, "p99_ms": p99}
-            if p99 > TAIL * p50:
-                missed.append(f"{name} at {SHARE:.0%}: p99 is {p99 / p50:.1f} x p50, bar {TAIL}")
+            tail = statistics.median(run.quantile(0.99) / run.quantile(0.5) for run in runs)
+            least = min(run.quantile(0.99) / run.quantile(0.5) for run in runs)
+            bar = f" (bar {floor:.3g})" if name != BARE else ""
+            title, rate = f"{name} at {SHARE:.0%} load", SHARE * middle[name]
+            print(f"{title:40}{rate:10.0f}{p50:9.2f}{p99:9.2f}   {tail:.1f} x p50{bar}, at best {least:.1f}")
+            figures[f"{name} at load"] = {"per_s": rate, "p50_ms": p50, "p99_ms": p99, "tail": tail, "least": least}
+            if name == BARE:
+                floor = max(TAIL, tail)
+            elif tail > floor:
+                missed.append(f"{name} at {SHARE:.0%}: p99 is {tail:.1f} x p50, bar {floor:.3g}")
 
         port, pid = servers["toolpost-small"]
         run = overloaded(port, 4 * options.seconds)

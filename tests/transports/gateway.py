@@ -20,6 +20,7 @@ from toolpost import ToolExecutor
 from toolpost.engine.registry import ToolRegistry
 from toolpost.transports.http_app import Gateway, build_app
 from toolpost.transports.serve_log import App
+from toolpost.transports.serve_uvicorn import uvicorn_config
 from toolpost.worker.service import Service
 
 T = TypeVar("T")
@@ -92,17 +93,7 @@ class Served:
         async with Service(self.executor, works=self._works) as self.service:
             self.app = build_app(self.service, base_url=self.url, listens_on=self._listens_on)
             async with self.app.running():
-                server = uvicorn.Server(
-                    uvicorn.Config(
-                        self._wrap(self.app),  # type: ignore[arg-type]
-                        http="httptools",
-                        ws="websockets-sansio",
-                        lifespan="off",
-                        log_config=None,
-                        access_log=False,
-                        timeout_graceful_shutdown=5,
-                    )
-                )
+                server = uvicorn.Server(uvicorn_config(self._wrap(self.app), timeout_graceful_shutdown=5))
                 server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
                 serving = asyncio.create_task(server.serve(sockets=[self._socket]))
                 while not server.started and not serving.done():

@@ -12,6 +12,7 @@ from tests.transports.gateway import Served, gateway
 from tests.transports.http_shop import GATES, RAN, TOOLS
 from toolpost.transports.http_options import checked_body
 from toolpost.transports.http_problems import HttpRefusal
+from toolpost.transports.serve_protocol import BoundedProtocol
 
 ADD = "/v1/tools/Math.Add/calls"
 ASYNC = {"prefer": "respond-async"}
@@ -36,6 +37,13 @@ def call(served: Served, tool: str, arguments: dict[str, Any] | None = None, **m
     return served.client.post(f"/v1/tools/{tool}/calls", json={"arguments": arguments or {}, **more}, headers=headers)
 
 
+def requests_counted(served: Served) -> int:
+    """How many calls of tools the gateway has answered with 200."""
+    lines = served.client.get("/metrics").text.splitlines()
+    found = [one for one in lines if 'route="/v1/tools/{name}/calls"' in one and 'status="2' in one]
+    return int(sum(float(one.rpartition(" ")[2]) for one in found if "_total{" in one))
+
+
 # -- one call ---------------------------------------------------------------------------------------------------------
 
 
@@ -50,6 +58,46 @@ def test_a_version_may_be_named_in_the_body_or_in_the_path(served: Served) -> No
     assert old.json()["data"] == in_path.json()["data"] == {"result": 3}
     assert (none.status_code, none.json()["code"]) == (404, "unknown_tool")
     assert alone.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"connection": "Keep-Alive"},
+        {"connection": "close"},
+        {"x-request-id": "r-1"},
+        {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+    ],
+    ids=lambda headers: next(iter(headers.items()), ("plain", ""))[0],
+)
+def test_an_answer_says_the_same_in_one_piece_and_in_two(
+    served: Served, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = list[bool]()
+    real = BoundedProtocol._answer
+
+    def answer(self: BoundedProtocol, *given: Any) -> bool:
+        pieces.append(real(self, *given) if len(answers) == 0 else False)
+        return pieces[-1]
+
+    monkeypatch.setattr(BoundedProtocol, "_answer", answer)
+    answers = list[httpx.Response]()
+    counted = []
+    for _ in range(2):
+        before = requests_counted(served)
+        answers.append(call(served, "Math.Add", {"a": 1, "b": 2}, headers=headers))
+        counted.append(requests_counted(served) - before)
+
+    told = [dict(one.headers) | one.json() for one in answers]
+    for one in told:
+        assert one["toolpost-call-id"] == one["call_id"]
+        for changing in ("date", "call_id", "toolpost-call-id", "execution_time_ms", "content-length"):
+            one.pop(changing, None)
+        assert len(one.pop("x-request-id", "r-1")) in (3, 36)
+    assert told[0] == told[1]
+    assert counted == [1, 1]
+    assert any(pieces) == (headers.keys() <= {"connection"} and headers.get("connection") != "close")
 
 
 def test_a_body_is_not_needed(served: Served) -> None:

@@ -199,7 +199,8 @@ def test_a_gateway_writes_a_line_for_each_request(tmp_path: Path) -> None:
     open_to_all = "--set=authentication=none"  # whoever comes by way of another needs a key else
     behind = ("--set=trusted_proxies=127.0.0.1", open_to_all, f"--access-log={path}")
     with serving(open_to_all, folder=tmp_path) as gateway, serving(*behind, folder=tmp_path) as other:
-        gateway.call("add", a=1, headers={"user-agent": "tests/2", "x-forwarded-for": "198.51.100.9"})
+        first = gateway.call("add", a=1, headers={"user-agent": "tests/2", "x-forwarded-for": "198.51.100.9"})
+        answered = len(first.content)
         gateway.call("nothing")
         other.call("add", a=1, headers={"x-forwarded-for": "203.0.113.1, 198.51.100.9"})
         for one in (gateway, other):
@@ -215,3 +216,5 @@ def test_a_gateway_writes_a_line_for_each_request(tmp_path: Path) -> None:
     assert lines[1]["code"] == "unknown_tool"
     assert lines[0]["client"] == "127.0.0.1"
     assert orjson.loads(path.read_bytes())["client"] == "198.51.100.9"
+    assert lines[0]["bytes_out"] == answered
+    assert re.fullmatch(r"[0-9a-f-]{36}", lines[0]["call_id"])

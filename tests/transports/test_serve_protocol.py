@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from toolpost.transports.http_answers import WHOLE
 from toolpost.transports.serve_log import Message, Receive, Scope, Send
 from toolpost.transports.serve_protocol import MAX_HEAD, BoundedProtocol
 from toolpost.transports.serve_uvicorn import UvicornServer
@@ -17,8 +20,13 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 
 async def told(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with what was asked."""
+    """Answers with what was asked; a request for /whole in one piece where that can be, and says so."""
+    if scope["path"] == "/early":
+        assert scope[WHOLE](scope, b"content-length: 5\r\n", b"early")
     message: Message = await receive()
+    if scope["path"] == "/early":
+        assert message["type"] == "http.disconnect"
+        return
     await asyncio.sleep(float(dict(scope["headers"]).get(b"x-takes", b"0")))
     body = message["body"]
     while message.get("more_body"):
@@ -26,6 +34,11 @@ async def told(scope: Scope, receive: Receive, send: Send) -> None:
         body += message["body"]
     names = b",".join(sorted(name for name, _ in scope["headers"]))
     said = b"[%b %b %b %b]" % (scope["method"].encode(), scope["path"].encode(), names, body)
+    if scope["path"] == "/whole" and scope[WHOLE](scope, b"content-length: 5\r\nx-way: whole\r\n", b"whole"):
+        for again in (scope, dict(scope)):
+            assert not scope[WHOLE](again, b"content-length: 5\r\n", b"again")
+        assert (await receive())["type"] == "http.disconnect"  # as once all is sent
+        return
     headers = [(b"content-length", b"%d" % len(said))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": said})
@@ -161,3 +174,67 @@ def test_what_leads_nowhere_is_answered(request_line: bytes, port: int) -> None:
     answer = exchange(port, request_line + HOST + b"\r\n")
 
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 "))
+
+
+# -- answers in one piece ---------------------------------------------------------------------------------------------
+
+WHOLE_ONE = b"POST /whole HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n"
+
+
+def test_an_answer_in_one_piece_has_the_servers_own_fields_and_the_connection_goes_on(port: int) -> None:
+    with connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(WHOLE_ONE)
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\ndate: ")
+            assert answer.endswith(b"\r\ncontent-length: 5\r\nx-way: whole\r\n\r\nwhole")
+        connection.sendall(LAST)
+        assert b"[GET /last " in rest_of(connection)
+
+
+def test_answers_in_one_piece_keep_the_order_of_requests_that_come_together(port: int) -> None:
+    slow = b"POST /slow HTTP/1.1\r\n" + HOST + b"X-Takes: 0.1\r\nContent-Length: 0\r\n\r\n"
+
+    answers = exchange(port, WHOLE_ONE + slow + WHOLE_ONE + WHOLE_ONE + LAST)
+
+    order = re.findall(rb"(whole|\[POST /slow|\[GET /last)(?!\r)", answers.replace(b"x-way: whole", b""))
+    assert order == [b"whole", b"[POST /slow", b"whole", b"whole", b"[GET /last"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /whole HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
+        b"POST /whole HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_connection_that_is_to_end_ends_with_its_answer(port: int, head: bytes) -> None:
+    answer = exchange(port, head)
+
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert answer.endswith((b"whole", b"]"))
+
+
+def test_whoever_waits_to_be_told_to_send_a_body_has_the_answer_alone(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"abc" + LAST)
+        answers = rest_of(connection)
+
+    assert b" 100 " not in answers
+    assert answers.startswith(b"HTTP/1.1 200 OK")
+    assert b"early" in answers
+    assert b"[GET /last " in answers
+
+
+def test_the_date_of_answers_in_one_piece_goes_on(port: int) -> None:
+    dates = set()
+    with connect(port) as connection:
+        until = time.monotonic() + 20
+        while len(dates) < 2 and time.monotonic() < until:
+            connection.sendall(WHOLE_ONE)
+            dates.add(re.findall(rb"\r\ndate: ([^\r]+)", connection.recv(65536))[0])
+            time.sleep(0.1)
+
+    assert len(dates) == 2

@@ -12,7 +12,9 @@ from toolpost import (
     OPERATE,
     Caller,
     StoreUnavailableError,
+    Tool,
     ToolCall,
+    ToolContext,
     ToolExecutor,
     create_tool_call,
 )
@@ -420,9 +422,10 @@ async def test_what_cannot_be_written_down_is_counted_said_once_and_holds_no_cal
         await calls.close()
 
 
-async def test_where_many_wait_they_are_written_many_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "BATCH", 2)
-    monkeypatch.setattr(recording, "MOST", 7)
+async def test_calls_are_written_in_batches_that_take_the_processor_for_a_short_time(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "BATCH", 4)
     with executor_for(*shop.tools(), log_level="ERROR") as executor:
         real, sizes = executor.records.record_tasks, list[int]()
 
@@ -437,15 +440,18 @@ async def test_where_many_wait_they_are_written_many_at_a_time(shop: Shop, monke
         await calls.recorder.flush()
         await calls.close()
 
-    assert sizes == [7, 2, 1]
+    assert sizes == [4, 4, 2]
 
 
-async def test_the_stores_time_counts_in_what_records_may_take(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("took_s", "counted_s"), [(0.00003, 0.00003), (7.0, recording.ROW_S)])
+async def test_the_stores_time_counts_in_what_records_may_take_but_not_for_how_long_it_waits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, took_s: float, counted_s: float
+) -> None:
     with executor_for(*shop.tools(), log_level="ERROR") as executor:
-        real, shows = executor.records.record_tasks, [1_000_000_000.0]
+        real, shows = executor.records.record_tasks, [1_000.0]
 
         def record_tasks(rows: Any) -> Any:
-            shows[0] += 7.0
+            shows[0] += took_s
             return real(rows)
 
         calls = Calls(executor)
@@ -454,7 +460,7 @@ async def test_the_stores_time_counts_in_what_records_may_take(shop: Shop, monke
         monkeypatch.setattr(type(executor.clock), "stopwatch", lambda self: shows[0])
         monkeypatch.setattr(executor.records, "record_tasks", record_tasks)
 
-        assert await calls.recorder._put(waiting) == pytest.approx(7.0)
+        assert await calls.recorder._put(waiting) == pytest.approx(counted_s, rel=1e-3)
         monkeypatch.undo()
         await calls.close()
 
@@ -580,3 +586,30 @@ async def test_one_call_of_a_batch_is_cancelled_and_the_others_go_on(service: Se
     shop.open()
 
     assert [one.success for one in await results] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_call_that_its_own_body_has_cancelled_ends_where_it_waits_next(waits: bool) -> None:
+    calls: Calls
+
+    name = "Self.wait" if waits else "Self.end"
+
+    @Tool(name=name)
+    async def end(context: ToolContext) -> str:
+        """Ends itself."""
+        await calls.cancel(context.call_id, ALICE)
+        if waits:
+            await asyncio.sleep(20)
+        return "on"
+
+    with executor_for(end, log_level="ERROR") as executor:
+        calls = Calls(executor)
+        observers = len(executor._observers)
+        task = asyncio.current_task()
+        result = await calls.run(call(name, {}))
+        assert result.data == ({"result": "on"} if not waits else None)
+        assert result.failure is None if not waits else (result.failure and result.failure.code == "cancelled")
+        assert task is not None
+        assert task.cancelling() == 0
+        assert len(executor._observers) == observers
+        await calls.close()

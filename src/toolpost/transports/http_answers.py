@@ -16,7 +16,7 @@ from toolpost.transports.http_auth import Fields, challenge
 from toolpost.transports.http_bodies import ClientLeftError, declared_length
 from toolpost.transports.http_headers import Headers, is_request_id, is_tracestate, trace_of
 from toolpost.transports.http_problems import Answer, HttpRefusal, error_answer, refusal_answer
-from toolpost.transports.serve_log import note
+from toolpost.transports.serve_log import TOLD, note
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -34,6 +34,9 @@ SECURITY: Final[Headers] = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
 """On every answer that does not say otherwise itself."""
+WHOLE: Final = "toolpost.whole"
+"""Where a request's scope has what answers it in one piece, on servers that can: told (scope, fields, body) it writes
+an answer of status 200 and returns True, or does nothing."""
 _ASKS: Final = frozenset({b"x-request-id", b"origin", b"traceparent"})
 """Fields of a request that have its answer say more."""
 _HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
@@ -104,9 +107,17 @@ class Answers:
         self._count = door.executor.figures.request
         secure = door.base_url.startswith("https://")
         self._security = [*SECURITY, _HSTS] if secure else SECURITY
+        self._security_text = b"".join(b"%b: %b\r\n" % field for field in self._security)
 
     async def send(self, sent: Sent, answer: Answer) -> None:
         """Send a whole answer."""
+        if (
+            answer.status == 200
+            and not answer.headers
+            and answer.call_id is not None
+            and self._sent_plainly(sent, answer, answer.call_id)
+        ):
+            return
         body = answer.body
         status = answer.status
         if status in (204, 304):
@@ -136,6 +147,31 @@ class Answers:
             body = b""
         await sent.send({"type": "http.response.start", "status": status, "headers": headers})
         await sent.send({"type": "http.response.body", "body": body})
+
+    def _sent_plainly(self, sent: Sent, answer: Answer, call_id: str) -> bool:
+        """Send the result of a call in one piece, as nearly all answers are; False where there is more to say."""
+        scope, fields = sent.scope, sent.fields
+        whole = scope.get(WHOLE)
+        if (
+            whole is None
+            or answer.own_caching
+            or scope["method"] != "POST"
+            or not _ASKS.isdisjoint(fields)
+            or not (call_id.isascii() and call_id.isprintable())
+            or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+            or self._door.service.draining
+        ):
+            return False
+        body = answer.body
+        said = b"content-type: %b\r\ncontent-length: %d\r\n%btoolpost-call-id: %b\r\n"
+        if not whole(scope, said % (answer.media_type, len(body), self._security_text, call_id.encode()), body):
+            return False
+        sent.started = True
+        if TOLD in scope:
+            note(scope, call_id=call_id)
+            scope[TOLD]["whole"] = len(body)
+        self._count("POST", sent.route, 200)
+        return True
 
     async def respond(self, sent: Sent, response: Response) -> None:
         """Send a framework's answer, which may be a stream; of one to HEAD the headers only."""

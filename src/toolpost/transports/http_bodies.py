@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 import orjson
 
 from toolpost.transports.http_problems import HttpRefusal
 from toolpost.transports.wire_json import parse_json
+from toolpost.worker.parked import Parked
 
 T = TypeVar("T")
 Message = dict[str, Any]
@@ -23,31 +24,6 @@ _DOUBTFUL: Final = -(1 << 40)
 
 class ClientLeftError(Exception):
     """The caller closed the connection: nobody waits for an answer any more."""
-
-
-class Parked:
-    """Awaits the rest of a coroutine that was begun by hand and has suspended at parked."""
-
-    __slots__ = ("_coro", "_parked")
-
-    def __init__(self, coro: Coroutine[Any, Any, T], parked: Any) -> None:
-        self._coro, self._parked = coro, parked
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coro, waiting = self._coro, self._parked
-        try:
-            while True:
-                try:
-                    sent = yield waiting
-                except GeneratorExit:
-                    coro.close()
-                    raise
-                except BaseException as thrown:
-                    waiting = coro.throw(thrown)
-                else:
-                    waiting = coro.send(sent)
-        except StopIteration as done:
-            return done.value
 
 
 async def until_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -234,7 +210,6 @@ def _colons(value: Any, levels: int) -> int:
 __all__ = [
     "BODY_S",
     "ClientLeftError",
-    "Parked",
     "bounded",
     "declared_length",
     "read_body",

@@ -196,6 +196,8 @@ class AccessLog:
                 status = status or 500
                 raise
             finally:
+                if not status and "whole" in told:  # it left beside send
+                    status, given = 200, told.pop("whole")
                 elapsed_ms = (time.perf_counter() - began) * 1000
                 self._put((began_at, scope, told, status, elapsed_ms, taken, given, headers))
 

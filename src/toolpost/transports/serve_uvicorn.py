@@ -15,24 +15,28 @@ from toolpost.transports.serve_protocol import BoundedProtocol
 from toolpost.transports.serve_sockets import BACKLOG
 
 
+def uvicorn_config(app: App, **options: Any) -> uvicorn.Config:
+    """How Uvicorn serves the gateway; options are Uvicorn's and stand in the place of these."""
+    ours: dict[str, Any] = {
+        "http": BoundedProtocol,
+        "ws": "websockets-sansio",
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "backlog": BACKLOG,
+        "timeout_keep_alive": 75,
+    }
+    return uvicorn.Config(app, **(ours | options))
+
+
 class UvicornServer:
     """Answers on a socket until it is told to stop."""
 
     def __init__(self, app: App, one: socket.socket, linger_s: float) -> None:
         """linger_s: how long answers that are under way have when it is told to stop."""
-        config = uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            ws="websockets-sansio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(linger_s)),
-        )
+        config = uvicorn_config(app, timeout_graceful_shutdown=max(1, round(linger_s)))
         logging.getLogger("uvicorn.error").addFilter(_is_true)
         self._server = _Server(config)
         self._socket = one

@@ -87,13 +87,14 @@ class Calls:
         executor, places = self.executor, self.places
         call = executor.opened(call)
         now = executor.clock.now()
-        running = Running(call, asyncio.current_task(), now, explain)
+        running = Running(call, None, now, explain)
         self._running[call.id] = running
         artifacts: tuple[KeptArtifact, ...] = ()
         try:
             if places.taken < places.limit and not places.waiting and not self.draining:
                 places.taken += 1
             else:
+                running.task = asyncio.current_task()
                 refusal = await self._placed(running)
                 if refusal is not None:
                     self.feed.forget(call.id)  # whoever followed it while it waited

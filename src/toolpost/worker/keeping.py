@@ -189,15 +189,16 @@ async def finish_of(
 
 
 def _report(result: ToolResult, artifacts: tuple[KeptArtifact, ...], lasted: tuple[float, float] | None) -> bytes:
-    """All that a result says but its value."""
-    said: dict[str, Any] = {
-        "tool": result.tool_name,
-        "ms": result.execution_time_ms,
-        "status_code": result.status_code,
-        "metadata": result.metadata,
-        "source": result.source,
-        "attempts": result.attempts,
-    }
+    """All that a result says but its value, and what most say."""
+    said: dict[str, Any] = {"tool": result.tool_name, "ms": result.execution_time_ms}
+    if result.metadata:
+        said["metadata"] = result.metadata
+    if result.status_code != 200:
+        said["status_code"] = result.status_code
+    if result.source != "run":
+        said["source"] = result.source
+    if result.attempts != 1:
+        said["attempts"] = result.attempts
     if not result.success:
         said["error"] = result.error
         if result.failure is not None:
@@ -292,11 +293,11 @@ def _result(row: TaskRow, said: dict[str, Any]) -> ToolResult:
         data=orjson.loads(row.value) if success and row.value is not None else None,
         error=said.get("error"),
         execution_time_ms=said["ms"],
-        status_code=said["status_code"],
-        metadata=said["metadata"],
+        status_code=said.get("status_code", 200),
+        metadata=said.get("metadata", {}),
         failure=None if failure is None else Failure(**failure),
-        source=said["source"],
-        attempts=said["attempts"],
+        source=said.get("source", "run"),
+        attempts=said.get("attempts", 1),
         return_type=ToolReturnType(said.get("return_type", "json")),
         return_target=ToolReturnTarget(said.get("return_target", "step")),
         usage=None if usage is None else ToolUsage(**usage),
