@@ -32,6 +32,7 @@ class ProtectedApi:
             def do_GET(self) -> None:
                 status, body = api.answer(self.headers.get("Authorization", ""))
                 data = json.dumps(body).encode()
+                api.answered += 1  # before whoever asked can go on
                 self.send_response(status)
                 if status == 401:
                     self.send_header("WWW-Authenticate", 'Bearer realm="inbox", error="invalid_token"')
@@ -39,7 +40,6 @@ class ProtectedApi:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
-                api.answered += 1
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", "0")))

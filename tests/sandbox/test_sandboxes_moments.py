@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -138,6 +139,44 @@ def test_no_session_is_ended_while_its_program_runs() -> None:
         running.join(10)
         boxes._sessions.sweep()
         assert session.ended is not None
+
+
+@pytest.mark.parametrize("when", ["while sessions are looked through", "slowly"])
+def test_a_session_is_ended_when_idle_however_its_program_ends(when: str) -> None:
+    gate = Gate()
+    played = Played(gate)
+
+    with Sandboxes(backend=played, session_idle_s=0.05) as boxes:
+        session = boxes.open_session_blocking("mine")
+        running = threading.Thread(target=session.run_blocking, args=(["true"],), daemon=True)
+        running.start()
+        assert gate.arrived.acquire(timeout=10)
+        sessions, turn = boxes._sessions, session._kept.turn
+        look, give_back, looked = sessions.sweep, turn.give_back, threading.Event()
+
+        def sweep() -> float | None:
+            following = look()
+            if when != "slowly" and not looked.is_set():
+                gate.go.set()
+                running.join(10)
+            looked.set()
+            return following
+
+        def slowly() -> None:
+            time.sleep(0.1)
+            give_back()
+
+        sessions.sweep = sweep  # type: ignore[method-assign]
+        if when == "slowly":
+            turn.give_back = slowly  # type: ignore[method-assign]
+        sessions.freed()
+        assert looked.wait(10)
+        gate.go.set()
+        until = time.monotonic() + 10
+        while played.open_sessions and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert played.open_sessions == []
 
 
 def test_who_waits_in_a_loop_that_was_closed_is_passed_over_and_may_leave() -> None:

@@ -224,6 +224,7 @@ class Sandboxes:
             run = self._prepared(job, session, until, taken)
         except BaseException:
             give_back(taken)
+            self._sessions.freed()
             raise
         return await self._in_thread(run)
 
@@ -239,6 +240,7 @@ class Sandboxes:
             run = self._prepared(job, session, until, taken)
         except BaseException:
             give_back(taken)
+            self._sessions.freed()
             raise
         return run()
 

@@ -61,6 +61,8 @@ class Run:
             sandboxes._sessions.used(self._kept)
         give_back(self._taken)
         self._taken = []
+        if self._kept is not None:
+            sandboxes._sessions.freed()
 
     def _tried(self) -> SandboxResult:
         """One program, tried again where it cannot have run. In a session nothing is, whose files may be gone."""

@@ -56,6 +56,8 @@ class Sessions:
         self._most, self._idle_s, self._life_s = most, idle_s, life_s
         self._clock, self._end = clock, end
         self._changed = threading.Condition()
+        self._changes = 0
+        """Counted, as what changes while sessions are looked through must have them looked through again."""
         self._kept: dict[str, Kept] = {}
         self._watch: threading.Thread | None = None
 
@@ -85,14 +87,21 @@ class Sessions:
                     raise OverloadedError(f"no thread to watch sessions can be started ({error}); try later") from error
                 self._watch = watch
             self._kept[kept.name] = kept
-            self._changed.notify_all()
+            self._change()
             return kept
 
     def used(self, kept: Kept) -> None:
-        """Its idle time begins now."""
+        """Its idle time begins now. Whoever has its turn says so before giving it back, and freed() afterwards."""
+        kept.used_s = self._clock.monotonic()
+
+    def freed(self) -> None:
+        """A session's turn was given back: it may have become idle."""
         with self._changed:
-            kept.used_s = self._clock.monotonic()
-            self._changed.notify_all()
+            self._change()
+
+    def _change(self) -> None:
+        self._changes += 1
+        self._changed.notify_all()
 
     def close(self, kept: Kept, why: str) -> None:
         """End it, with its files. A second time does nothing."""
@@ -109,7 +118,7 @@ class Sessions:
             if self._kept.get(kept.name) is kept:
                 del self._kept[kept.name]
             made = kept.made
-            self._changed.notify_all()
+            self._change()
         if made is None:
             return
         try:
@@ -163,12 +172,14 @@ class Sessions:
 
     def _watching(self) -> None:
         while True:
+            before = self._changes
             following = self.sweep()
             with self._changed:
                 if not self._kept:
                     self._watch = None
                     return
-                self._changed.wait(following)
+                if self._changes == before:
+                    self._changed.wait(following)
 
 
 class SandboxSession:
