@@ -443,7 +443,7 @@ async def test_calls_are_written_in_batches_that_take_the_processor_for_a_short_
     assert sizes == [4, 4, 2]
 
 
-@pytest.mark.parametrize(("took_s", "counted_s"), [(0.00003, 0.00003), (7.0, recording.ROW_S)])
+@pytest.mark.parametrize(("took_s", "counted_s"), [(0.00001, 0.00001), (7.0, recording.ROW_S)])
 async def test_the_stores_time_counts_in_what_records_may_take_but_not_for_how_long_it_waits(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, took_s: float, counted_s: float
 ) -> None:
@@ -463,6 +463,37 @@ async def test_the_stores_time_counts_in_what_records_may_take_but_not_for_how_l
         assert await calls.recorder._put(waiting) == pytest.approx(counted_s, rel=1e-3)
         monkeypatch.undo()
         await calls.close()
+
+
+async def test_while_many_wait_records_take_their_share_of_the_time_and_no_more(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "BATCH", 2)
+    pauses, shows = list[float](), [1_000.0]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with executor_for(*shop.tools(), log_level="ERROR") as executor:
+        calls = Calls(executor)
+
+        async def put(batch: Any) -> float:
+            shows[0] += 0.03  # of which the calls that run meanwhile had most
+            return 0.01
+
+        monkeypatch.setattr(calls.recorder, "_put", put)
+        monkeypatch.setattr(type(executor.clock), "stopwatch", lambda self: shows[0])
+        monkeypatch.setattr(recording.asyncio, "sleep", sleep)
+        for n in range(5):
+            await calls.run(call("Shop.Look", {"what": str(n)}))
+        writes = calls.recorder._task
+        assert writes is not None
+        await writes
+        monkeypatch.undo()
+        await calls.close()
+
+    share = 0.01 / recording.SHARE - 0.03
+    assert pauses == pytest.approx([recording.PAUSE_S, share, recording.PAUSE_S])
 
 
 async def test_results_that_wait_to_be_written_hold_a_bounded_number_of_bytes(

@@ -35,12 +35,12 @@ BREATH = 16
 """After how many rows others have their turn."""
 SHARE = 0.1
 """How much of the time goes into records at most, the store's included, while more calls wait than a batch takes."""
-ROW_S = 40e-6
-"""What a row may take of the processor in the store's thread; what is beyond it is waiting for a disk or a network,
-which costs calls nothing. SQLite takes 14 to 18 us."""
+ROW_S = 20e-6
+"""What a row takes of the processor in the store's thread at most (SQLite: 14 to 18 us); what is beyond it is waiting
+for a turn, a disk or a network, which costs calls nothing."""
 MAX_TOOLS = 1_000
 PAUSE_S = 0.1
-"""How long calls are gathered, and how long others have the processor between two batches at least."""
+"""How long calls are gathered while fewer wait than a batch takes."""
 LONGEST_PAUSE_S = 5.0
 
 
@@ -133,10 +133,11 @@ class Recorder:
         )
 
     async def _write(self) -> None:
-        pause_s = PAUSE_S
+        pause_s, stopwatch = PAUSE_S, self._executor.clock.stopwatch
         try:
             while self._waiting or self._writing:
                 await asyncio.sleep(min(pause_s, self._longest_s))
+                began = stopwatch()
                 while len(self._writing) < BATCH and self._waiting:
                     call_id, ended = self._waiting.popitem(last=False)
                     self._writing[call_id] = ended
@@ -152,7 +153,8 @@ class Recorder:
                     self._lose(len(self._writing), "they could not be written")
                     logger.exception("calls could not be recorded")
                 self._writing.clear()
-                pause_s = PAUSE_S if len(self._waiting) < BATCH else busy_s * (1 / SHARE - 1)
+                took_s = stopwatch() - began
+                pause_s = PAUSE_S if len(self._waiting) < BATCH else max(0.0, busy_s / SHARE - took_s)
         finally:
             self._task = None
 
