@@ -302,6 +302,22 @@ async def test_a_call_whose_deadline_passed_in_the_queue_does_not_run(
     assert shop.began["tea"] == 0
 
 
+async def test_a_call_that_nobody_can_run_ends_at_its_deadline(serve: Serve, executor: ToolExecutor) -> None:
+    gone = Task(task_id="gone", tool="Nobody.Has", user_id="alice", tenant="acme", deadline_in_s=0.4)
+    await had(executor.records.submit(gone))
+
+    async with serve() as service:
+        early = await service.calls.wait("gone", ALICE, 0.1)
+        found = await service.calls.wait("gone", ALICE, 10)
+
+    assert early is not None
+    assert early.state == "queued"
+    assert found is not None
+    assert found.result is not None
+    assert found.result.failure is not None
+    assert (found.state, found.result.failure.code, found.result.failure.outcome) == ("rejected", "timeout", "not_run")
+
+
 async def test_a_deadline_that_passes_between_attempts_does_not_say_that_nothing_ran(
     service: Service, shop: Shop
 ) -> None:

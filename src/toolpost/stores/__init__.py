@@ -135,6 +135,7 @@ class Records(Claims, Protocol):
     ) -> Answer[list[Work]]:
         """Take tasks that are due (highest priority, then oldest first) or whose holder's lease ran out.
 
+        tools: of these tools only, and besides those of any tool whose deadline has passed: somebody must say so.
         Of tasks with one order_key only the oldest that is not terminal is given, and only while none runs.
         """
 

@@ -34,6 +34,10 @@ class Entry:
         """A monotonic moment as wall time."""
         return None if moment is None else self.created_at + moment - self.born_at
 
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline_at is not None and self.deadline_at <= now
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:

@@ -101,6 +101,9 @@ class MemoryRecords(MemoryDocuments):
         with self._lock:
             self._promote(now)
             found = self._abandoned(now, tools)
+            if tools is not None:
+                found += self._overdue(now, tools)
+                found.sort(key=_in_turn)
             works: list[Work] = []
             while len(works) < limit:
                 heap = self._best_heap(tools)
@@ -118,9 +121,17 @@ class MemoryRecords(MemoryDocuments):
         found = [
             entry
             for entry in self._running.values()
-            if entry.lease_until <= now and entry.lost < MAX_LOST - 1 and (tools is None or entry.task.tool in tools)
+            if entry.lease_until <= now
+            and entry.lost < MAX_LOST - 1
+            and (tools is None or entry.task.tool in tools or entry.is_late(now))
         ]
-        return sorted(found, key=lambda entry: (-entry.task.priority, entry.seq))
+        return sorted(found, key=_in_turn)
+
+    def _overdue(self, now: float, tools: Sequence[str]) -> list[Entry]:
+        """Tasks of other tools that may start, and whose deadline has passed."""
+        others = [heap for tool, heap in self._ready.items() if heap and tool not in tools]
+        ready = [self._tasks[id] for heap in others for _, seq, id in heap if self._is_ready(seq, id)]
+        return [entry for entry in ready if entry.is_late(now)]
 
     def _best_heap(self, tools: Sequence[str] | None) -> list[tuple[int, int, str]]:
         """The heap with the task that is to start first, cleared of what is out of date; empty when there is none."""
@@ -382,3 +393,8 @@ class MemoryRecords(MemoryDocuments):
 
     def close(self) -> None:
         return None
+
+
+def _in_turn(entry: Entry) -> tuple[int, int]:
+    """What is to start first comes first."""
+    return -entry.task.priority, entry.seq

@@ -75,7 +75,7 @@ _TAKE = f"""
     from chosen c where t.seq = c.seq returning t.priority, t.seq, {NOW}, {WORK_COLUMNS}
 """
 _CHOSEN = "t.seq, t.priority, t.task_id, t.fence, t.attempt, t.owner, t.started_at, t.state"
-_AMONG = "(%(tools)s::text[] is null or t.tool in (select unnest(%(tools)s::text[])))"
+_AMONG = f"(%(tools)s::text[] is null or t.tool in (select unnest(%(tools)s::text[])) or t.deadline_at <= {NOW})"
 """A subquery is hashed; an array is gone through for each task, and a process may well know hundreds of tools."""
 _CLAIM_TASKS = f"""
     with abandoned as (

@@ -57,7 +57,10 @@ def claim_tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) 
     _promote(connection, now)
     for pending in pendings:
         _, owner, limit, lease_s, tools = pending.op
-        only, values = ("", ()) if tools is None else (f"and t.tool {AMONG}", (json_of(tools),))
+        only: str = ""
+        values: tuple[Any, ...] = ()
+        if tools is not None:
+            only, values = f"and (t.tool {AMONG} or t.deadline_at <= ?)", (json_of(tools), now)
         abandoned = f"""
             select t.seq, t.priority from toolpost_tasks t
             where t.state = 'running' and t.lease_until <= ? and t.lost < {MAX_LOST - 1} {only}

@@ -143,6 +143,22 @@ class RecordsContract(RecordsClaimsContract, RecordsHistoryContract, DocumentsCo
         assert [w.task.task_id for w in said(records.claim_tasks("me", 9, 30.0, ["b", "c"]))] == ["2"]
         assert [w.task.task_id for w in said(records.claim_tasks("me", 9, 30.0))] == ["1"]
 
+    def test_a_task_that_is_too_late_is_given_to_whoever_asks(self, records: Records) -> None:
+        said(records.submit(task("1", tool="a", deadline_in_s=60.0, priority=-1)))
+        said(records.submit(task("2", tool="a")))
+        said(records.submit(task("3", tool="b", deadline_in_s=600.0)))
+        said(records.submit(task("4", tool="b", deadline_in_s=60.0)))
+        assert said(records.claim_tasks("me", 1, 30.0, ["a"]))[0].task.task_id == "2"
+        assert said(records.claim_tasks("you", 9, 30.0, ["c"])) == []
+
+        self.age(records, 100.0)
+        late = said(records.claim_tasks("you", 9, 30.0, ["c"]))
+
+        assert [work.task.task_id for work in late] == ["4", "1"]
+        assert all(work.task.deadline_in_s is not None and work.task.deadline_in_s < 0 for work in late)
+        self.age(records, 100.0)
+        assert [w.lost for w in said(records.claim_tasks("she", 9, 30.0, ["c"]))] == [1, 1]
+
     def test_a_task_is_not_given_before_it_is_due(self, records: Records) -> None:
         said(records.submit(task("1", due_in_s=60.0)))
         early = said(records.claim_tasks("me", 9, 30.0))

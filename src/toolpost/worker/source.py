@@ -75,8 +75,6 @@ class LocalSource:
 
     async def _claim(self, room: int) -> list[Work]:
         tools = self._known()
-        if not tools:
-            return []
         fp("claim.before")
         lease_s = self._executor.config.task_lease
         works: list[Work] = await had(self._executor.records.claim_tasks(self.owner, room, lease_s, tools))
@@ -84,7 +82,7 @@ class LocalSource:
         return works
 
     def _known(self) -> list[str]:
-        """The tools that are loaded here: calls of others are for other processes."""
+        """The tools that are loaded here: calls of others are for other processes, until they are late."""
         revision = self._executor.registry.revision
         if self._tools[0] != revision:
             self._tools = (revision, self._executor.registry.list_tools())
