@@ -1,6 +1,9 @@
 """What Prometheus is told of an executor: names, labels, formats, and that what is told is what was counted."""
 
+import json
 import socket
+import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from toolpost.telemetry.figures import EDGES_S, Figures, Histogram, Snapshot
 from toolpost.telemetry.metrics import ExecutorMetrics, Totals
 from toolpost.telemetry.prometheus import FAMILIES, exposition, families, summed
 from toolpost.testing import executor_for
+
+METRICS = "toolpost.metrics"
 
 
 class Math(BaseTool):
@@ -265,3 +270,40 @@ class TestAPortOfItsOwn:
 
         with pytest.raises(ConfigurationError, match=r"prometheus-client; install toolpost\[serve\]"):
             ToolExecutor(metrics_backend="prometheus")
+
+
+class TestLinesOfALog:
+    def test_they_come_at_the_interval_and_at_the_end(self, caplog):
+        with caplog.at_level("INFO", "toolpost.metrics"):
+            with executor_for(kept, metrics_backend="log", metrics_interval=1) as executor:
+                executor.call_sync("Demo.Kept")
+                until = time.monotonic() + 10
+                while not caplog.records and time.monotonic() < until:
+                    time.sleep(0.02)
+                first = told(caplog)
+                executor.call_sync("Demo.Kept", a=2)
+            lines = told(caplog)
+
+        assert [line["requests"] for line in first] == [1]
+        assert lines[-1]["requests"] == 2
+        assert "toolpost-metrics" not in {one.name for one in threading.enumerate()}
+
+    def test_they_follow_the_settings(self, caplog):
+        with caplog.at_level("INFO", "toolpost.metrics"), executor_for(kept, metrics_interval=3600) as executor:
+            executor.config.metrics_backend = "log"
+            executor.config.metrics_interval = 1800
+            assert len(told(caplog)) == 1  # the last one of the interval before
+            executor.config.metrics_backend = "none"
+            assert len(told(caplog)) == 2
+        assert len(told(caplog)) == 2
+
+    def test_metrics_that_cannot_be_told_stop_nothing(self, caplog, monkeypatch):
+        with executor_for(kept, metrics_backend="log", metrics_interval=3600) as executor:
+            monkeypatch.setattr(executor, "get_metrics", lambda: 1 / 0)
+            assert executor.call_sync("Demo.Kept", a=2) == 2
+
+        assert "metrics could not be told" in caplog.text
+
+
+def told(caplog):
+    return [json.loads(one.getMessage().removeprefix("metrics ")) for one in caplog.records if one.name == METRICS]

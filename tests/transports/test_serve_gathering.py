@@ -28,7 +28,7 @@ class Wire:
         self.writes.append(data)
 
     def writelines(self, data: Any) -> None:
-        self.writes.append(tuple(data))
+        raise AssertionError("on asyncio of 3.12 it knows no bounds, and outlives its connection")
 
     def write_eof(self) -> None:
         self.writes.append("eof")
@@ -58,9 +58,9 @@ async def test_a_body_that_follows_at_once_leaves_with_its_head(gathering: Gathe
         gathering.write(HEAD)
         assert wire.writes == []
         gathering.write(BODY)
-        assert wire.writes == [(HEAD, BODY)]
+        assert wire.writes == [HEAD + BODY]
         await asyncio.sleep(0)
-        assert wire.writes == [(HEAD, BODY)]
+        assert wire.writes == [HEAD + BODY]
         wire.writes.clear()
 
 
@@ -68,7 +68,7 @@ async def test_a_head_with_an_empty_body_leaves_alone(gathering: Gathering, wire
     gathering.write(HEAD)
     gathering.write(b"")
 
-    assert wire.writes == [(HEAD,)]
+    assert wire.writes == [HEAD]
 
 
 async def test_a_head_that_nothing_follows_leaves_when_the_loop_comes_round(gathering: Gathering, wire: Wire) -> None:
@@ -85,7 +85,7 @@ async def test_a_head_that_nothing_follows_leaves_when_the_loop_comes_round(gath
     [
         (lambda one: one.close(), [HEAD, "closed"]),
         (lambda one: one.write_eof(), [HEAD, "eof"]),
-        (lambda one: one.writelines([BODY]), [HEAD, (BODY,)]),
+        (lambda one: one.writelines([BODY, BODY]), [HEAD, BODY + BODY]),
         (lambda one: one.flush(), [HEAD]),
         (lambda one: one.abort(), ["aborted"]),
     ],

@@ -211,10 +211,10 @@ class ExecutorConfig(BaseModel):
     metrics_backend: forms.MetricsBackendSetting = Field(
         "none",
         description="Where metrics go besides get_metrics() and a gateway's /metrics: with prometheus to a port of "
-        "this machine.",
+        "this machine, with log as lines to the logger toolpost.metrics.",
     )
     prometheus_port: forms.Port = Field(9090, description="Port of 127.0.0.1 on which Prometheus finds the metrics.")
-    metrics_interval: forms.Count = Field(60, description="Seconds between two reports of metrics.")
+    metrics_interval: forms.Count = Field(60, description="Seconds between two lines of metrics_backend log.")
 
     plugins: forms.Attributes = Field((), description="Tools that are imported when the executor starts.")
 

@@ -12,7 +12,9 @@ class Gathering:
     """A transport over another one: one system call and one packet for an answer where Uvicorn makes two.
 
     A head that nothing follows (of a stream that has nothing to tell yet) leaves when the loop comes round. What is
-    not said here is the other transport's.
+    not said here is the other transport's. Its writelines() is not used: asyncio's of Python 3.12 and 3.13 has bounds
+    for slow readers only from 3.12.9 and 3.13.2 (CVE-2024-12254), and on a connection that was just lost the older ones
+    watch its descriptor further, which the next connection is given and then cannot be read (gh-136234).
     """
 
     __slots__ = ("_head", "_loop", "inner", "is_closing", "write_through")
@@ -30,7 +32,7 @@ class Gathering:
         head = self._head
         if head is not None:
             self._head = None
-            self.inner.writelines((head, data) if data else (head,))
+            self.write_through(b"".join((head, data)))
         elif data[:5] == _HEAD:
             self._head = data
             self._loop.call_soon(self.flush)
@@ -46,7 +48,7 @@ class Gathering:
     def writelines(self, data: Any) -> None:
         """Write several pieces, behind what is kept."""
         self.flush()
-        self.inner.writelines(data)
+        self.write_through(b"".join(data))
 
     def write_eof(self) -> None:
         """Write nothing more than what is kept."""
