@@ -59,6 +59,29 @@ async def test_the_executors_own_limit_and_several_of_one_kind_have_names_of_the
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("rates", "general", "name"),
+    [
+        ([RateLimit(calls=1)], None, "user"),
+        ([RateLimit(calls=9), RateLimit(calls=1, by="tool")], None, "tool"),
+        ([RateLimit(calls=9), RateLimit(calls=1, per_s=3600.0)], None, "user-2"),
+        ([RateLimit(calls=1, by=lambda caller, arguments: "k")], None, "key"),
+        ([], 1, "default"),
+    ],
+)
+async def test_a_refusal_has_the_name_of_the_limit(shared, rates, general, name):
+    clock = FakeClock()
+    more = {"state": Remote(clock=clock)} if shared else {}
+    settings = {} if general is None else {"max_calls_per_minute": general}
+    with executor_for(tool(rate_limit=rates), clock=clock, **more, **settings) as executor:
+        results = [await executor.execute_tool_call(create_tool_call("Demo.Echo", {})) for _ in range(2)]
+
+    assert results[0].success
+    assert results[1].failure.code == "rate_limited"
+    assert results[1].failure.details == {"limit": name}
+
+
 async def test_a_changed_setting_is_seen():
     with executor_for(tool(), max_calls_per_minute=30, clock=FakeClock()) as executor:
         before = await standings(executor)

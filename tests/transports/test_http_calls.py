@@ -767,5 +767,6 @@ def test_rate_limits_are_told_before_and_when_they_are_reached(served: Served) -
     problem = answers[2].json()
     assert (problem["code"], problem["retryable"]) == ("rate_limited", True)
     assert problem["type"].endswith("http-problem-types#quota-exceeded")
+    assert problem["violated-policies"] == ["user"]
     assert int(answers[2].headers["retry-after"]) >= 1
     assert answers[2].headers["ratelimit"].startswith('"user";r=0;t=')

@@ -65,6 +65,17 @@ def rules_of(tool: ToolDefinition, services: Services) -> list[Rule]:
     return rules
 
 
+def names_of(rules: list[Rule]) -> list[str]:
+    """How a tool's rate limits are told apart: by whom they count, "key" for an author's function, "default" for the
+    executor's own."""
+    names: list[str] = []
+    for scope, _, policy in rules:
+        name = "default" if scope[0] == "all" else policy.by if isinstance(policy.by, str) else "key"
+        again = sum(known.partition("-")[0] == name for known in names)
+        names.append(f"{name}-{again + 1}" if again else name)
+    return names
+
+
 def shared_key(scope: tuple[str, ...], key: tuple[str | None, ...]) -> str:
     """The name of a bucket in a store that many processes share."""
     return f"rate:{digest_of(*scope, *key)[:40]}"
@@ -79,20 +90,20 @@ def _parts(policy: RateLimit, tool: ToolDefinition) -> KeyParts:
 
 def _with_tokens(tool: ToolDefinition, services: Services, rules: list[Rule], next: Handler) -> Handler:
     """Buckets in this process."""
-    buckets, name = services.buckets, tool.name
+    buckets, tool_name = services.buckets, tool.name
     made = [  # scopes as text, whose hash is made once
-        (repr(scope), parts, policy, policy.calls / policy.per_s, float(policy.burst or policy.calls))
-        for scope, parts, policy in rules
+        (repr(scope), parts, (policy, name), policy.calls / policy.per_s, float(policy.burst or policy.calls))
+        for (scope, parts, policy), name in zip(rules, names_of(rules), strict=True)
     ]
     if len(made) == 1:
-        scope, parts, policy, rate, burst = made[0]
+        scope, parts, named, rate, burst = made[0]
         take = buckets.taker(rate, burst)
 
         def by_user(inv: Invocation) -> Awaitable[Any]:
             caller = inv.caller
             wait_s = take((scope, caller.tenant, caller.user_id))
             if wait_s:
-                raise exceeded(policy, caller, name, wait_s)
+                raise exceeded(named, caller, tool_name, wait_s)
             if inv.explain is not None:
                 inv.note("limit", "granted")
             return next(inv)
@@ -102,24 +113,24 @@ def _with_tokens(tool: ToolDefinition, services: Services, rules: list[Rule], ne
             if key is not None:
                 wait_s = take((scope, *key))
                 if wait_s:
-                    raise exceeded(policy, inv.caller, name, wait_s)
+                    raise exceeded(named, inv.caller, tool_name, wait_s)
                 if inv.explain is not None:
                     inv.note("limit", "granted")
             return next(inv)
 
-        return by_user if policy.by == "user" else one
+        return by_user if named[0].by == "user" else one
 
     def several(inv: Invocation) -> Awaitable[Any]:
         wanted, asked = [], []
-        for scope, parts, policy, rate, burst in made:
+        for scope, parts, named, rate, burst in made:
             key = parts(inv)
             if key is not None:
                 wanted.append(((scope, *key), rate, burst))
-                asked.append(policy)
+                asked.append(named)
         if wanted:
             wait_s, refused = buckets.take_all(wanted)
             if refused is not None:
-                raise exceeded(asked[refused], inv.caller, name, wait_s)
+                raise exceeded(asked[refused], inv.caller, tool_name, wait_s)
             if inv.explain is not None:
                 inv.note("limit", "granted")
         return next(inv)
@@ -131,23 +142,24 @@ def _with_shared_tokens(tool: ToolDefinition, services: Services, rules: list[Ru
     """Buckets in a store that many processes share: one round trip for all of them."""
     state, clock, outage = services.state, services.clock, services.the("limit_outage", Outage)
     patience_s = ASIDE_S if all(policy.when_down == "allow" for _, _, policy in rules) else None
+    named = list(zip(rules, names_of(rules), strict=True))
 
     async def handler(inv: Invocation) -> Any:
         wanted: list[tuple[str, float, float]] = []
-        asked: list[RateLimit] = []
-        for scope, parts, policy in rules:
+        asked: list[tuple[RateLimit, str]] = []
+        for (scope, parts, policy), name in named:
             key = parts(inv)
             if key is not None:
                 wanted.append(
                     (shared_key(scope, key), policy.calls / policy.per_s, float(policy.burst or policy.calls))
                 )
-                asked.append(policy)
+                asked.append((policy, name))
         if wanted:
             try:
                 wait_s, refused = await answered(state.take(wanted), inv, clock, patience_s)
             except StoreUnavailableError as error:
                 outage.began(error)
-                if any(policy.when_down == "refuse" for policy in asked):
+                if any(policy.when_down == "refuse" for policy, _ in asked):
                     raise
                 if inv.explain is not None:
                     inv.note("limit", "allowed", why="the store is out of reach")
@@ -183,8 +195,9 @@ class Outage:
             logger.info("limits are kept again")
 
 
-def exceeded(policy: RateLimit, caller: Caller, tool: str, wait_s: float) -> RateLimitError:
-    """The refusal, saying whose limit it is and when the next call is granted."""
+def exceeded(named: tuple[RateLimit, str], caller: Caller, tool: str, wait_s: float) -> RateLimitError:
+    """The refusal, saying whose limit it is and when the next call is granted; details name the limit as doors do."""
+    policy, name = named
     whose = {
         "user": f"user {caller.user_id or 'anonymous'!r}",
         "tool": f"tool {tool!r}",
@@ -195,6 +208,7 @@ def exceeded(policy: RateLimit, caller: Caller, tool: str, wait_s: float) -> Rat
     return RateLimitError(
         f"Rate limit exceeded. Too many tool calls per {per}: {policy.calls} for {whose}; retry in {wait_s:.1f} s",
         retry_after_s=wait_s,
+        details={"limit": name},
     )
 
 

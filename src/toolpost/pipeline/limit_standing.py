@@ -12,7 +12,7 @@ from toolpost.calls.errors import StoreUnavailableError
 from toolpost.calls.policies import RateLimit
 from toolpost.pipeline.answers import ASIDE_S, within
 from toolpost.pipeline.invocation import Invocation
-from toolpost.pipeline.limit import Rule, rules_of, shared_key
+from toolpost.pipeline.limit import names_of, rules_of, shared_key
 from toolpost.pipeline.services import Services
 from toolpost.stores.pending import Pending
 
@@ -45,7 +45,7 @@ def standing_of(tool: ToolDefinition, services: Services) -> Standing | None:
     rules = [rule for rule in rules_of(tool, services) if not callable(rule[2].by)]
     if not rules:
         return None
-    names, state = _names(rules), services.state
+    names, state = names_of(rules), services.state
 
     async def standing(caller: Caller) -> list[LimitStanding]:
         asker = Invocation()
@@ -79,12 +79,3 @@ def _stands(name: str, policy: RateLimit, level: float) -> LimitStanding:
         remaining=floor(level + 1e-6),
         reset_s=max(0.0, (_burst(policy) - level) * policy.per_s / policy.calls),
     )
-
-
-def _names(rules: list[Rule]) -> list[str]:
-    names: list[str] = []
-    for scope, _, policy in rules:
-        name = "default" if scope[0] == "all" else str(policy.by)
-        again = sum(known.partition("-")[0] == name for known in names)
-        names.append(f"{name}-{again + 1}" if again else name)
-    return names

@@ -176,6 +176,8 @@ def _failure(failure: Failure, base_url: str, within: str) -> dict[str, Any]:
     if details.get("errors"):
         document["errors"] = problem_list(details["errors"], within)
     document.update((name, details[name]) for name in WAYS_ON if details.get(name) is not None)
+    if failure.code == "rate_limited" and "limit" in details:  # draft-ietf-httpapi-ratelimit-headers, quota-exceeded
+        document["violated-policies"] = [details["limit"]]
     if "approval_id" in document:
         document["approval_url"] = f"{base_url}/v1/approvals/{quote(str(document['approval_id']), safe='')}"
     rest = {k: v for k, v in details.items() if k != "errors" and k not in WAYS_ON}
