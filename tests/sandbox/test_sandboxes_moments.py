@@ -13,6 +13,7 @@ from tests.sandbox.played import Gate, Played, ended, not_run
 from toolpost import OverloadedError, SandboxError, Sandboxes, SandboxResult, ToolContext, create_tool_call
 from toolpost.calls.errors import CallCancelledError, ToolTimeoutError
 from toolpost.sandbox.backend import Job
+from toolpost.sandbox.sessions import Kept
 from toolpost.sandbox.turns import Turns
 from toolpost.testing import FakeClock, executor_for
 from toolpost.toolbox import shell_tools
@@ -177,6 +178,38 @@ def test_a_session_is_ended_when_idle_however_its_program_ends(when: str) -> Non
             time.sleep(0.01)
 
         assert played.open_sessions == []
+
+
+def test_a_session_that_somebody_comes_for_as_it_is_to_end_is_ended_when_idle_again() -> None:
+    played = Played()
+
+    with Sandboxes(backend=played, session_idle_s=0.1) as boxes:
+        session = boxes.open_session_blocking("mine")
+        sessions, watch = boxes._sessions, boxes._sessions._watch
+        look, close, looked = sessions.sweep, sessions._close, threading.Event()
+
+        def sweep() -> float | None:
+            following = look()
+            if threading.current_thread() is watch:
+                looked.set()
+            return following
+
+        def come_first(kept: Kept, why: str | None) -> None:
+            if threading.current_thread() is not watch and why is None:
+                looked.clear()
+                sessions.freed()
+                assert looked.wait(10)  # the watcher found that its turn is taken
+                boxes.open_session_blocking("mine")
+            close(kept, why)
+
+        sessions.sweep, sessions._close = sweep, come_first  # type: ignore[method-assign]
+        session._kept.used_s -= 1.0
+        sessions.sweep()
+        until = time.monotonic() + 10
+        while session.ended is None and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert session.ended is not None
 
 
 def test_who_waits_in_a_loop_that_was_closed_is_passed_over_and_may_leave() -> None:

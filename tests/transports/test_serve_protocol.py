@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -174,6 +176,29 @@ def test_what_leads_nowhere_is_answered(request_line: bytes, port: int) -> None:
     answer = exchange(port, request_line + HOST + b"\r\n")
 
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 "))
+
+
+def test_a_connection_that_ended_is_not_kept_until_garbage_is_looked_for(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: weakref.WeakSet[BoundedProtocol] = weakref.WeakSet()
+    real = BoundedProtocol.connection_made
+
+    def made(self: BoundedProtocol, transport: asyncio.Transport) -> None:
+        kept.add(self)
+        real(self, transport)
+
+    monkeypatch.setattr(BoundedProtocol, "connection_made", made)
+    gc.disable()
+    try:
+        answers = exchange(port, WHOLE_ONE + LAST)
+        until = time.monotonic() + 5
+        while kept and time.monotonic() < until:
+            time.sleep(0.01)
+        assert b"[GET /last " in answers
+        assert not kept
+    finally:
+        gc.enable()
 
 
 # -- answers in one piece ---------------------------------------------------------------------------------------------

@@ -422,10 +422,12 @@ async def test_what_cannot_be_written_down_is_counted_said_once_and_holds_no_cal
         await calls.close()
 
 
-async def test_calls_are_written_in_batches_that_take_the_processor_for_a_short_time(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flushes", [False, True])
+async def test_calls_are_written_in_short_batches_and_all_at_once_where_time_is_short(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, flushes: bool
 ) -> None:
     monkeypatch.setattr(recording, "BATCH", 4)
+    monkeypatch.setattr(recording, "PAUSE_S", 0.01)
     with executor_for(*shop.tools(), log_level="ERROR") as executor:
         real, sizes = executor.records.record_tasks, list[int]()
 
@@ -437,10 +439,12 @@ async def test_calls_are_written_in_batches_that_take_the_processor_for_a_short_
         calls = Calls(executor)
         for n in range(10):
             await calls.run(call("Shop.Look", {"what": str(n)}))
-        await calls.recorder.flush()
+        writes = calls.recorder._task
+        assert writes is not None
+        await (calls.recorder.flush() if flushes else writes)
         await calls.close()
 
-    assert sizes == [4, 4, 2]
+    assert sizes == ([10] if flushes else [4, 4, 2])
 
 
 @pytest.mark.parametrize(("took_s", "counted_s"), [(0.00001, 0.00001), (7.0, recording.ROW_S)])

@@ -160,6 +160,7 @@ class Sessions:
                     kept.turn.give_back()
                 if kept.ended is None:  # somebody came for it; its time is reckoned anew
                     following = 0.05
+                    self.freed()  # as who looked meanwhile saw that something runs in it
         return following
 
     def _over(self, kept: Kept, now_s: float, *, is_mine: bool = False) -> str | None:

@@ -40,6 +40,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         super().connection_lost(exc)
+        scopes: tuple[Any, Any] = (self.scope, getattr(self.cycle, "scope", None))
+        for scope in filter(None, scopes):  # which would keep the connection until all garbage is looked for
+            scope.pop(WHOLE, None)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -117,6 +120,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
         super().on_headers_complete()
         self.scope[WHOLE] = self._answer  # type: ignore[typeddict-unknown-key]
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope and not self.parser.should_keep_alive():
+            cycle.keep_alive = False  # which Uvicorn knows by itself from 0.54 on; 0.52 sees it when it sends a head
 
     def on_message_complete(self) -> None:
         if not self._is_foreign:

@@ -31,6 +31,8 @@ SMALL, SAMPLE = 64, 20
 BATCH = 64
 """How many calls are written at a time: with more of them the store's thread takes the processor for so long at a
 stretch that calls feel it (1,000 made the slowest of a hundred ten times as slow)."""
+LAST_BATCH = 1_000
+"""How many in flush(), where time is short and no call is held up: a slow store takes as long for each batch."""
 BREATH = 16
 """After how many rows others have their turn."""
 SHARE = 0.1
@@ -41,7 +43,8 @@ for a turn, a disk or a network, which costs calls nothing."""
 MAX_TOOLS = 1_000
 PAUSE_S = 0.1
 """How long calls are gathered while fewer wait than a batch takes."""
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S, LAST_PAUSE_S = 5.0, 0.05
+"""Between two tries while the store is away; and between any two batches in flush()."""
 
 
 class Ended:
@@ -73,7 +76,7 @@ class Recorder:
         self._task: asyncio.Task[None] | None = None
         self._tools: tuple[int, dict[tuple[str, str | None], ToolDefinition | None]] = (-1, {})
         self.dropped = 0
-        self._longest_s = LONGEST_PAUSE_S
+        self._flushes = False
 
     def note(self, ended: Ended) -> None:
         """Have a call recorded soon."""
@@ -100,7 +103,7 @@ class Recorder:
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Write what waits, for so long at most."""
-        self._longest_s = 0.05
+        self._flushes = True
         try:
             async with asyncio.timeout(timeout_s):
                 while self._task is not None:
@@ -108,7 +111,7 @@ class Recorder:
         except TimeoutError:
             self._lose(len(self._waiting) + len(self._writing), "the store is away")
         finally:
-            self._longest_s = LONGEST_PAUSE_S
+            self._flushes = False
 
     def report(self, ended: Ended) -> CallReport:
         """A call that waits, as it will be shown once it is written."""
@@ -136,9 +139,9 @@ class Recorder:
         pause_s, stopwatch = PAUSE_S, self._executor.clock.stopwatch
         try:
             while self._waiting or self._writing:
-                await asyncio.sleep(min(pause_s, self._longest_s))
-                began = stopwatch()
-                while len(self._writing) < BATCH and self._waiting:
+                await asyncio.sleep(min(pause_s, LAST_PAUSE_S if self._flushes else LONGEST_PAUSE_S))
+                began, most = stopwatch(), LAST_BATCH if self._flushes else BATCH
+                while len(self._writing) < most and self._waiting:
                     call_id, ended = self._waiting.popitem(last=False)
                     self._writing[call_id] = ended
                     self._weight -= ended.weight
