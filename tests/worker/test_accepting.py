@@ -25,6 +25,7 @@ from toolpost import (
 )
 from toolpost.calls.call import ANONYMOUS
 from toolpost.testing import FakeClock, executor_for
+from toolpost.worker import accepting
 from toolpost.worker.calls import Calls
 from toolpost.worker.keeping import had
 from toolpost.worker.service import Service
@@ -163,6 +164,29 @@ async def test_no_more_are_accepted_than_may_wait(shop: Shop, settings: dict[str
             await calls.accept(call("Shop.Buy", {"what": "more"}))
 
     assert refused.value.retry_after_s == 5.0
+
+
+async def test_whoever_has_filled_the_queue_leaves_room_for_others(
+    shop: Shop, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "COUNTED_S", 0.0)
+    monkeypatch.setattr(accepting, "SELDOM", 0.0)
+
+    async def accepted(calls: Calls, caller: Caller) -> int:
+        """How many calls one caller has accepted until it is refused."""
+        for number in range(30):
+            try:
+                await calls.accept(call("Shop.Buy", {"what": "tea"}, caller))
+            except OverloadedError:
+                return number
+        raise AssertionError("it was never refused")
+
+    with executor_for(*shop.tools(), **settings, max_accepted=20) as executor:
+        calls = Calls(executor)
+        assert [await accepted(calls, one) for one in (ALICE, ALICE, BOB, ANONYMOUS)] == [18, 0, 2, 0]
+
+    with executor_for(*shop.tools(), records_url="memory://", log_level="ERROR", max_accepted=20) as executor:
+        assert await accepted(Calls(executor), ANONYMOUS) == 20  # who may be anybody
 
 
 async def test_a_draining_process_accepts_nothing(calls: Calls) -> None:

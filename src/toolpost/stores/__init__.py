@@ -185,6 +185,9 @@ class Records(Claims, Protocol):
     def count_tasks(self, state: str | Sequence[str] | None = None, /) -> Answer[dict[str, int]]:
         """State -> how many tasks stand in it, for each of these (those that are not terminal, where None)."""
 
+    def crowd(self, limit: int = 1000, /) -> Answer[list[tuple[str, str, int]]]:
+        """(tenant, user_id, how many of their tasks are queued or waiting), who has most first; "" is nobody."""
+
     def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> Answer[int]:
         """Forget tasks that ended more than ended_s seconds ago, oldest first, with attempts and results; how many."""
 

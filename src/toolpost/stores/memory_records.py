@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -338,6 +338,13 @@ class MemoryRecords(MemoryDocuments):
                 if entry.state in counts:
                     counts[entry.state] += 1
         return counts
+
+    def crowd(self, limit: int = 1000, /) -> list[tuple[str, str, int]]:
+        with self._lock:
+            tasks = [entry.task for entry in self._tasks.values() if entry.state in ("queued", "waiting")]
+        counts = Counter((task.tenant, task.user_id or "") for task in tasks)
+        ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        return [(tenant, user_id, many) for (tenant, user_id), many in ordered[:limit]]
 
     def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> int:
         before = self._clock.now() - ended_s

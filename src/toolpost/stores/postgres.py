@@ -90,6 +90,7 @@ KINDS: dict[str, Any] = {
     "task": postgres_tasks.task,
     "tasks": postgres_history.tasks,
     "count_tasks": postgres_history.count_tasks,
+    "crowd": postgres_history.crowd,
     "dead": postgres_mail.dead,
     "count_outbox": postgres_mail.count_outbox,
     "document": postgres_documents.document,

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolpost.stores.postgres_sql import NOW, Connection, Pendings, columns
 from toolpost.stores.sql_tasks import (
+    CROWD,
     RESULT_COLUMNS,
     TASK_LIST,
     TASK_TYPES,
@@ -83,6 +84,12 @@ def count_tasks(connection: Connection, pendings: Pendings) -> None:
         if text not in known:
             known[text] = [(row[0], row[1]) for row in connection.execute(text).fetchall()]
         pending.value = counted(pending.op[1], known[text])
+
+
+def crowd(connection: Connection, pendings: Pendings) -> None:
+    for pending in pendings:
+        rows = connection.execute(f"{CROWD} %s", (pending.op[1],)).fetchall()
+        pending.value = [(row[0], row[1], row[2]) for row in rows]
 
 
 _DROP = f"""

@@ -165,6 +165,9 @@ class SqlRecords(SqlDocuments):
     def count_tasks(self, state: str | Sequence[str] | None = None, /) -> Pending[dict[str, int]]:
         return self._batcher.submit(("count_tasks", OPEN if state is None else states_of(state)))
 
+    def crowd(self, limit: int = 1000, /) -> Pending[list[tuple[str, str, int]]]:
+        return self._batcher.submit(("crowd", limit))
+
     def drop_tasks(self, ended_s: float, limit: int = 1000, /) -> Pending[int]:
         return self._batcher.submit(("drop_tasks", ended_s, limit))
 

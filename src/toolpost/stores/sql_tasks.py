@@ -149,6 +149,13 @@ def counted(states: Sequence[str], rows: Sequence[tuple[str, int]]) -> dict[str,
     return counts
 
 
+CROWD = f"""
+    select t.tenant, coalesce(t.user_id, '') as who, count(*) as many from toolpost_tasks t
+    where {among_states(("queued", "waiting"))} group by 1, 2 order by many desc, 1, 2 limit
+"""
+"""Whose tasks are queued or waiting."""
+
+
 def states_of(state: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """One state or several as several."""
     return (state,) if isinstance(state, str) else None if state is None else tuple(state)

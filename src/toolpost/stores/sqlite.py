@@ -72,6 +72,7 @@ READS: dict[str, Any] = {
     "task": sqlite_tasks.task,
     "tasks": sqlite_history.tasks,
     "count_tasks": sqlite_history.count_tasks,
+    "crowd": sqlite_history.crowd,
     "dead": sqlite_mail.dead,
     "count_outbox": sqlite_mail.count_outbox,
     "document": sqlite_documents.document,

@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any
 
 from toolpost.stores.sql_tasks import (
+    CROWD,
     RESULT_COLUMNS,
     TASK_LIST,
     count_text,
@@ -54,6 +55,11 @@ def count_tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) 
         if text not in known:
             known[text] = connection.execute(text).fetchall()
         pending.value = counted(pending.op[1], known[text])
+
+
+def crowd(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:
+    for pending in pendings:
+        pending.value = connection.execute(f"{CROWD} ?", (pending.op[1],)).fetchall()
 
 
 def drop_tasks(connection: sqlite3.Connection, pendings: Pendings, now: float) -> None:

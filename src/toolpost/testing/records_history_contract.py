@@ -155,6 +155,17 @@ class RecordsHistoryContract:
         assert said(records.count_tasks(["succeeded", "queued"])) == {"succeeded": 0, "queued": 2}
         assert said(records.count_tasks([])) == {}
 
+    def test_it_is_known_who_has_most_tasks_that_wait(self, records: Records) -> None:
+        self.end(records, "over", state="succeeded")
+        who = [("acme", "ann"), ("acme", "ann"), ("acme", "bob"), ("", "ann"), ("", None), ("", None), ("", None)]
+        for number, (tenant, user_id) in enumerate(who):
+            due_in_s = 60.0 if number == 0 else 0.0
+            said(records.submit(Task(task_id=f"{number}", tool="t", tenant=tenant, user_id=user_id, due_in_s=due_in_s)))
+        assert said(records.crowd()) == [("", "", 3), ("acme", "ann", 2), ("", "ann", 1), ("acme", "bob", 1)]
+        assert said(records.crowd(1)) == [("", "", 3)]
+        said(records.claim_tasks("me", 9, 30.0))
+        assert said(records.crowd()) == [("acme", "ann", 1)]
+
     # Recording.
 
     def test_a_recorded_task_is_over_at_once_and_can_be_looked_up(self, records: Records) -> None:

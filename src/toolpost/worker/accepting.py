@@ -38,6 +38,9 @@ SELDOM = 20.0
 LONGEST_DELAY_S = 366 * 86_400.0
 MAX_ATTEMPTS = 100
 MAX_KEY = 1_024
+SHARE = 8
+"""How many times the room that is left one caller may have taken: alone it fills eight ninths, and newcomers find a
+place (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998)."""
 
 
 class Acceptance:
@@ -48,6 +51,7 @@ class Acceptance:
         self._count_until = -math.inf
         self._count = 0
         self._counting = asyncio.Lock()
+        self._crowd: dict[tuple[str, str], int] = {}
 
     async def accept(self, call: ToolCall, how: Accept) -> TaskRow | Task:
         """The task that was written, or the row of the one that was accepted first under the call's key."""
@@ -65,7 +69,7 @@ class Acceptance:
         tool = await admission.check(call)
         shown = admission.shown(tool, call.arguments)
         if call.idempotency_key is None:
-            await self._room(tool.name)
+            await self._room(tool.name, call)
             task = await task_of(call, how, tool, shown, self._executor)
             fp("accept.before")
             if not await had(self._executor.records.submit(task)):
@@ -74,7 +78,7 @@ class Acceptance:
             self._count += 1
             return task
         key, mark, version = _key_of(call, tool.name), _mark_of(call), 0
-        await self._room(tool.name)
+        await self._room(tool.name, call)
         for _ in range(RETRIES):
             found: TaskRow | str | None = call.id
             if not await self._name(key, call.id, mark, version, how):
@@ -118,20 +122,36 @@ class Acceptance:
         document = Document(KEYS, key, 0, body, expires_at=self._executor.clock.now() + kept_s)
         return bool(await had(self._executor.records.put_document(document, expect)))
 
-    async def _room(self, tool: str) -> None:
-        """Raise OverloadedError when too many accepted calls wait."""
+    async def _room(self, tool: str, call: ToolCall) -> None:
+        """Raise OverloadedError when too many accepted calls wait, or so many of this caller's that others need the
+        room that is left: nobody may have more than SHARE times as many as there is room for."""
         limit, clock = self._executor.config.max_accepted, self._executor.clock
         if clock.monotonic() >= self._count_until:
             async with self._counting:  # one asks for all who want to know
                 if clock.monotonic() >= self._count_until:
-                    began = clock.monotonic()
-                    counts = await had(self._executor.records.count_tasks(("queued", "waiting")))
+                    began, records = clock.monotonic(), self._executor.records
+                    count = sum((await had(records.count_tasks(("queued", "waiting")))).values())
+                    crowded = count * (SHARE + 1) >= limit * SHARE  # else nobody can have so many
+                    crowd = await had(records.crowd()) if crowded else []
+                    self._crowd = {(tenant, user_id): many for tenant, user_id, many in crowd}
                     now = clock.monotonic()
-                    self._count, self._count_until = sum(counts.values()), now + max(COUNTED_S, SELDOM * (now - began))
+                    self._count, self._count_until = count, now + max(COUNTED_S, SELDOM * (now - began))
+        caller = call.tenant or "", call.user_id or ""
+        own = 0 if caller == ("", "") else self._crowd.get(caller, 0)
         if self._count >= limit:
-            error = OverloadedError(f"{limit} accepted calls wait to be run (max_accepted); try again later", tool=tool)
-            error.retry_after_s = 5.0
-            raise error
+            why = f"{limit} accepted calls wait to be run (max_accepted); try again later"
+        elif own >= SHARE * (limit - self._count):
+            why = (
+                f"{own} of your accepted calls wait to be run, and the room that is left for others is little "
+                f"(max_accepted); try again when some of them have run"
+            )
+        else:
+            if own:
+                self._crowd[caller] += 1
+            return
+        error = OverloadedError(why, tool=tool)
+        error.retry_after_s = 5.0
+        raise error
 
 
 def check(how: Accept) -> None:
