@@ -91,7 +91,7 @@ class SecretFilter(logging.Filter):
 
 # A library is silent until its application sets logging up.
 logging.getLogger(LOGGER_NAME).addHandler(logging.NullHandler())
-_PARTS = ("audit", "callbacks", "egress", "oauth", "serve", "stores", "usage", "worker")
+_PARTS = ("audit", "callbacks", "egress", "metrics", "oauth", "serve", "stores", "usage", "worker")
 for _name in (LOGGER_NAME, *(f"{LOGGER_NAME}.{part}" for part in _PARTS)):
     logging.getLogger(_name).addFilter(SecretFilter())  # a logger's filter sees nothing of what its children write
 
