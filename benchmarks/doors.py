@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 CONNECTIONS = 32
 TAIL = 5.0
 """p99 may be so many times p50 at SHARE of the highest throughput; or as many as the bare route's is at SHARE of its
-own, where that is more: the stalls of a machine's scheduler (3 to 9 ms here) are longer than what any server does."""
+own, or as long, where that is more: a machine's scheduler stalls (3 to 9 ms here) for longer than any server does."""
 SHARE = 0.8
 STREAMS = 2000
 STREAM_KB = 40.0
@@ -259,7 +259,7 @@ def main() -> int:
                 missed.append(f"{one.name}: {bad} answers were not 200, {sum(run.lost for run in runs)} were lost")
             figures[one.name] = {"per_s": middle[one.name], "p50_ms": p50, "p99_ms": p99, "ratios": ratios}
 
-        floor = TAIL
+        floor, floor_ms = TAIL, 0.0
         at_load = at_share(contenders, ports, middle, options.rounds, options.seconds)
         for name, runs in at_load.items():
             p50, p99 = (statistics.median(run.quantile(q) * 1e3 for run in runs) for q in (0.5, 0.99))
@@ -270,8 +270,8 @@ def main() -> int:
             print(f"{title:40}{rate:10.0f}{p50:9.2f}{p99:9.2f}   {tail:.1f} x p50{bar}, at best {least:.1f}")
             figures[f"{name} at load"] = {"per_s": rate, "p50_ms": p50, "p99_ms": p99, "tail": tail, "least": least}
             if name == BARE:
-                floor = max(TAIL, tail)
-            elif tail > floor:
+                floor, floor_ms = max(TAIL, tail), p99
+            elif tail > floor and p99 > floor_ms:
                 missed.append(f"{name} at {SHARE:.0%}: p99 is {tail:.1f} x p50, bar {floor:.3g}")
 
         port, pid = servers["toolpost-small"]
