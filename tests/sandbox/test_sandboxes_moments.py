@@ -212,6 +212,26 @@ def test_a_session_that_somebody_comes_for_as_it_is_to_end_is_ended_when_idle_ag
         assert session.ended is not None
 
 
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_session_whose_program_got_no_turn_is_ended_when_idle(blocks: bool) -> None:
+    gate = Gate()
+
+    with Sandboxes(backend=Played(gate), session_idle_s=0.05, max_running=1) as boxes:
+        running = threading.Thread(target=boxes.run_blocking, args=(["true"],), daemon=True)
+        running.start()
+        assert gate.arrived.acquire(timeout=10)
+        session = boxes.open_session_blocking("mine")
+        asked = session.run_blocking if blocks else lambda *a, **how: asyncio.run(session.run(*a, **how))
+        with pytest.raises(ToolTimeoutError):  # while the watcher finds that the session's own turn is taken
+            asked(["true"], deadline_s=0.3)
+        until = time.monotonic() + 10
+        while session.ended is None and time.monotonic() < until:
+            time.sleep(0.01)
+        gate.go.set()
+
+        assert session.ended is not None
+
+
 def test_who_waits_in_a_loop_that_was_closed_is_passed_over_and_may_leave() -> None:
     turns = Turns(1, FakeClock())
     assert turns.take_blocking(None)

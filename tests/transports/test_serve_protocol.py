@@ -36,6 +36,13 @@ async def told(scope: Scope, receive: Receive, send: Send) -> None:
         body += message["body"]
     names = b",".join(sorted(name for name, _ in scope["headers"]))
     said = b"[%b %b %b %b]" % (scope["method"].encode(), scope["path"].encode(), names, body)
+    if scope["path"] == "/hindered":
+        protocol = scope[WHOLE].__self__
+        assert not scope[WHOLE](dict(scope), b"", b"of another request")
+        for part, hindrance in ((protocol.flow, "write_paused"), (protocol.cycle, "disconnected")):
+            setattr(part, hindrance, True)
+            assert not scope[WHOLE](scope, b"", b"to nobody")
+            setattr(part, hindrance, False)
     if scope["path"] == "/whole" and scope[WHOLE](scope, b"content-length: 5\r\nx-way: whole\r\n", b"whole"):
         for again in (scope, dict(scope)):
             assert not scope[WHOLE](again, b"content-length: 5\r\n", b"again")
@@ -251,6 +258,18 @@ def test_whoever_waits_to_be_told_to_send_a_body_has_the_answer_alone(port: int)
     assert answers.startswith(b"HTTP/1.1 200 OK")
     assert b"early" in answers
     assert b"[GET /last " in answers
+
+
+def test_nothing_leaves_in_one_piece_where_something_is_in_its_way(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"GET /hindered HTTP/1.1\r\n" + HOST + b"\r\n")
+        answer = connection.recv(65536)
+        connection.sendall(LAST)
+        rest = rest_of(connection)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"[GET /hindered " in answer
+    assert b"[GET /last " in rest
 
 
 def test_the_date_of_answers_in_one_piece_goes_on(port: int) -> None:

@@ -302,13 +302,17 @@ async def test_a_call_whose_deadline_passed_in_the_queue_does_not_run(
     assert shop.began["tea"] == 0
 
 
-async def test_a_call_that_nobody_can_run_ends_at_its_deadline(serve: Serve, executor: ToolExecutor) -> None:
-    gone = Task(task_id="gone", tool="Nobody.Has", user_id="alice", tenant="acme", deadline_in_s=0.4)
-    await had(executor.records.submit(gone))
+@pytest.mark.parametrize("has_tools", [True, False])
+async def test_a_call_that_nobody_can_run_ends_at_its_deadline(
+    serve: Serve, shop: Shop, settings: dict[str, Any], has_tools: bool
+) -> None:
+    with executor_for(*(shop.tools() if has_tools else ()), **settings) as executor:
+        gone = Task(task_id="gone", tool="Nobody.Has", user_id="alice", tenant="acme", deadline_in_s=0.4)
+        await had(executor.records.submit(gone))
 
-    async with serve() as service:
-        early = await service.calls.wait("gone", ALICE, 0.1)
-        found = await service.calls.wait("gone", ALICE, 10)
+        async with serve(of=executor) as service:
+            early = await service.calls.wait("gone", ALICE, 0.1)
+            found = await service.calls.wait("gone", ALICE, 10)
 
     assert early is not None
     assert early.state == "queued"

@@ -6,10 +6,9 @@ value in it, or the rest of a body that has suspended, to be awaited. Only then 
 
 from __future__ import annotations
 
-import types
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from toolpost.calls.resumed import resumed
 from toolpost.pipeline.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -50,22 +49,4 @@ def steps(handler: Handler) -> Handler:
     return handler
 
 
-@types.coroutine
-def resumed(work: Any, parked: Any) -> Generator[Any, Any, Any]:
-    """The rest of a coroutine that has suspended at parked."""
-    try:
-        while True:
-            try:
-                sent = yield parked
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as thrown:
-                parked = work.throw(thrown)
-            else:
-                parked = work.send(sent)
-    except StopIteration as done:
-        return done.value
-
-
-__all__ = ["resumed", "stepped", "steps"]
+__all__ = ["stepped", "steps"]

@@ -154,7 +154,6 @@ class Answers:
         whole = scope.get(WHOLE)
         if (
             whole is None
-            or answer.own_caching
             or scope["method"] != "POST"
             or not _ASKS.isdisjoint(fields)
             or not (call_id.isascii() and call_id.isprintable())

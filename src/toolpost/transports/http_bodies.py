@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
+from toolpost.calls.resumed import resumed
 from toolpost.transports.http_problems import HttpRefusal
 from toolpost.transports.wire_json import parse_json
-from toolpost.worker.parked import Parked
 
 T = TypeVar("T")
 Message = dict[str, Any]
@@ -47,7 +47,7 @@ async def until_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     watcher = asyncio.ensure_future(_gone(receive))
     watcher.add_done_callback(leave)
     try:
-        result: T = await Parked(work, parked)
+        result: T = await resumed(work, parked)
     except asyncio.CancelledError:
         if left and task is not None and not task.uncancel():
             raise ClientLeftError from None
@@ -119,7 +119,7 @@ async def read_body(receive: Receive, declared: int | None, limit: int) -> bytes
     except AttributeError:  # a server whose receive gives another kind of awaitable
         return await _read_slowly(first, receive, limit)
     else:
-        return await _read_slowly(Parked(first, parked), receive, limit)
+        return await _read_slowly(resumed(first, parked), receive, limit)
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         if len(body) > limit:

@@ -131,7 +131,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _to_websocket(self) -> None:
         self._in_time()
         if self.scope["method"] == "GET":
-            self.transport = cast("Gathering", self.transport).inner
             self.handle_websocket_upgrade()
         else:  # of which Uvicorn 0.54 makes a connection that is never answered
             self._refuse(b"400 Bad Request", b"a WebSocket is opened with GET")

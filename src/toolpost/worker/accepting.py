@@ -146,8 +146,6 @@ class Acceptance:
                 f"(max_accepted); try again when some of them have run"
             )
         else:
-            if own:
-                self._crowd[caller] += 1
             return
         error = OverloadedError(why, tool=tool)
         error.retry_after_s = 5.0

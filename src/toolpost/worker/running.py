@@ -10,7 +10,7 @@ from toolpost.calls.call import ToolCall
 from toolpost.calls.errors import CallCancelledError, ToolExecutionError
 from toolpost.calls.events import CallFinished, Event
 from toolpost.calls.result import ToolResult, failed_result
-from toolpost.worker.parked import Parked
+from toolpost.calls.resumed import resumed
 
 if TYPE_CHECKING:
     from toolpost.engine.executor import ToolExecutor
@@ -56,7 +56,7 @@ class Running:
         self.task = asyncio.current_task()
         if self.why is not None and self.task is not None:
             self.task.cancel()
-        return cast("ToolResult", await Parked(work, parked))
+        return cast("ToolResult", await resumed(work, parked))
 
     def ours(self) -> bool:
         """Whether the cancellation that arrived is ours alone, which is then over; for whoever caught it."""
